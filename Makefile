@@ -1,0 +1,72 @@
+# Two commands matter: `make demo` and `make test`. `make help` lists the rest.
+#
+# One target folder and one profile (--release) for everything, so that RocksDB's C++ is compiled once a machine.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shoal
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export SHOAL_TOOLS ?= $(CACHE)/tools
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(SHOAL_TOOLS)/bin:$(SHOAL_TOOLS)/venv/bin
+export CARGO_TERM_COLOR ?= $(if $(CI),never,auto)
+
+BINARIES := $(CARGO_TARGET_DIR)/release
+ARGS ?=
+NEXTEST_PROFILE := $(if $(CI),ci,default)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nARGS goes to the command underneath: make demo ARGS="--agents 5"\n'
+
+.PHONY: demo
+demo: ## installs what it needs, builds, and shows the main job with real parts
+	@.ci/install demo
+	@cargo build --release --workspace --bins
+	@$(BINARIES)/shoal-loadtest demo $(ARGS)
+
+.PHONY: test
+test: ## installs what it needs, then every check and every test
+	@.ci/install $(if $(CI),ci,test)
+	@$(MAKE) lint build nextest doctest deny deploy
+
+.PHONY: bench
+bench: ## the fan-out on shaped links, and the simulator, at full size
+	@.ci/install demo
+	@cargo build --release --workspace --bins
+	@$(BINARIES)/shoal-loadtest simulate --agents 1000 --link 10gbit --blob 5GiB $(ARGS)
+	@$(BINARIES)/shoal-loadtest fanout --agents 8 --link 100mbit --mtu 1500 --blob 256MiB $(ARGS)
+
+.PHONY: build
+build: ## all binaries
+	@.ci/install build
+	cargo build --release --locked --workspace --bins
+
+.PHONY: lint
+lint: ## format, clippy and documentation, warnings denied
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps
+
+.PHONY: nextest
+nextest: build ## unit, property, simulation and cluster tests
+	cargo nextest run --release --locked --workspace --profile $(NEXTEST_PROFILE) $(ARGS)
+
+.PHONY: doctest
+doctest: ## examples in the documentation
+	cargo test --release --locked --workspace --doc --quiet
+
+.PHONY: deny
+deny: ## licences, bans and sources of dependencies
+	cargo deny --locked --log-level error check bans licenses sources
+
+.PHONY: deploy
+deploy: build ## chart, units, Dockerfile, dashboards and alerts
+	deploy/check.sh
+
+.PHONY: fmt
+fmt: ## formats all code
+	cargo fmt --all
