@@ -1,0 +1,197 @@
+//! Every bound in Shoal: what it is of, in which unit, and why it has this value (I6).
+//!
+//! Not here: defaults that an operator sets, which live with each process's configuration. Relations between limits
+//! are asserted at compile time at the end.
+
+use core::time::Duration;
+
+// ---------------------------------------------------------------- blobs and pieces
+
+/// The longest blob, in bytes: 256 GiB. No registry takes longer layers; it bounds bitfields.
+pub const BLOB_BYTES_MAX: u64 = 256 << 30;
+/// The shortest piece but the last, in bytes: below it per-piece cost (request, signature) shows.
+pub const PIECE_BYTES_MIN: u32 = 1 << 20;
+/// The longest piece, in bytes: above it the start of a fan-out and the wait of a reader show.
+pub const PIECE_BYTES_MAX: u32 = 8 << 20;
+/// Pieces that a blob is cut into when bounds allow: ten piece times of start-up are then 2 %.
+pub const PIECES_TARGET: u64 = 512;
+/// The most pieces of a blob: a bitfield of 4 KiB.
+pub const PIECES_MAX: u32 = 32_768;
+
+// ---------------------------------------------------------------- names and texts
+
+/// A zone's name, in bytes.
+pub const ZONE_BYTES_MAX: usize = 64;
+/// Name and version of a peer's software, in bytes; for people.
+pub const SOFTWARE_BYTES_MAX: usize = 64;
+/// A registry's host and port, in bytes: a DNS name and a port.
+pub const REGISTRY_NAME_BYTES_MAX: usize = 261;
+/// A repository's name, in bytes. Source: OCI distribution, host and name together below 255.
+pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
+/// A tag, in bytes. Source: OCI distribution.
+pub const TAG_BYTES_MAX: usize = 128;
+/// A tag or a digest, in bytes: a sha512 digest has 135.
+pub const REFERENCE_BYTES_MAX: usize = 160;
+/// All Accept lines of one request, in bytes.
+pub const ACCEPT_BYTES_MAX: usize = 4 << 10;
+/// Media ranges in the Accept lines of one request.
+pub const ACCEPT_RANGES_MAX: usize = 64;
+/// A caller's Authorization header, in bytes: registry tokens of 4 KiB are seen.
+pub const AUTHORIZATION_BYTES_MAX: usize = 16 << 10;
+/// An upstream's WWW-Authenticate, in bytes.
+pub const CHALLENGE_BYTES_MAX: usize = 4 << 10;
+/// What a refusal tells people, in bytes.
+pub const REFUSAL_DETAIL_BYTES_MAX: usize = 256;
+/// Byte ranges in one HTTP request, as other registries cap it.
+pub const HTTP_RANGES_MAX: usize = 16;
+
+// ---------------------------------------------------------------- wire
+
+/// A frame on a control or request stream, in bytes.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// A frame that answers a manifest ask, in bytes: a manifest and its envelope.
+pub const MANIFEST_FRAME_BYTES_MAX: usize = MANIFEST_BYTES_MAX + (512 << 10);
+/// A manifest, in bytes. Source: containerd takes at most 4 × 1048 × 1048.
+pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
+/// A handshake frame, in bytes: nobody is known yet.
+pub const HELLO_BYTES_MAX: usize = 4 << 10;
+/// A signed membership, in bytes.
+pub const MEMBERSHIP_BYTES_MAX: usize = 512;
+/// A join token's secret, in bytes.
+pub const JOIN_SECRET_BYTES_MAX: usize = 64;
+/// Piece numbers in one Have.
+pub const HAVE_INDEXES_MAX: usize = 4096;
+/// Swarms in one Announce; a node with more announces several times.
+pub const SWARMS_PER_ANNOUNCE_MAX: usize = 1024;
+/// Candidates in one Handout.
+pub const HANDOUT_PEERS_MAX: usize = 64;
+/// Holders that a refusal names.
+pub const REFUSAL_HOLDERS_MAX: usize = 8;
+/// Neighbours that an announce complains of.
+pub const STUCK_PEERS_MAX: usize = 8;
+/// Origins of one cluster.
+pub const ORIGINS_MAX: usize = 64;
+/// Origins' memberships that a peer remembers, past ones among them.
+pub const VOUCHED_ORIGINS_MAX: usize = 256;
+
+// ---------------------------------------------------------------- links
+
+/// Links of an agent. One per pair of peers, for all blobs.
+pub const LINKS_MAX: usize = 64;
+/// Links of an origin or a tracker: every agent keeps one for manifests and announces.
+pub const SERVICE_LINKS_MAX: usize = 16_384;
+/// Handshakes under way at once.
+pub const HANDSHAKES_MAX: usize = 256;
+/// From the first packet to a checked membership.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Requests of one peer that are open on one link at once.
+pub const ASKS_PER_LINK_MAX: usize = 64;
+/// Waiting for the answer to an open or a manifest ask: below the 30 s after which containerd gives up on headers.
+pub const OPEN_DEADLINE: Duration = Duration::from_secs(22);
+
+// ---------------------------------------------------------------- the core
+
+/// Peers that a node remembers, over all swarms.
+pub const KNOWN_PEERS_MAX: usize = 16_384;
+/// Swarms that one peer may declare its interest in.
+pub const INTERESTS_PER_PEER_MAX: usize = 4096;
+/// Neighbours wanted in one swarm: ten cost 3 % more time, fifty save 1.4 %.
+pub const NEIGHBOURS: usize = 20;
+/// Pieces in a reader's urgent window.
+pub const URGENT_WINDOW: usize = 8;
+/// Pieces asked of one agent at once: the second covers the round trip of the first.
+pub const PIECES_IN_FLIGHT_PER_PEER_MAX: usize = 2;
+/// Pieces asked of one origin at once.
+pub const PIECES_IN_FLIGHT_PER_ORIGIN_MAX: usize = 3;
+/// Pieces in flight of one swarm, before rates are known.
+pub const PIECES_IN_FLIGHT_START: usize = 4;
+/// Pieces in flight of one swarm, at least.
+pub const PIECES_IN_FLIGHT_MIN: usize = 2;
+/// Pieces in flight of one swarm, at most.
+pub const PIECES_IN_FLIGHT_MAX: usize = 16;
+/// Pieces being sent at once: more of them only make each slower.
+pub const UPLOAD_SLOTS: usize = 2;
+/// Pieces being sent at once when those under way are slow.
+pub const UPLOAD_SLOTS_MAX: usize = 4;
+/// Pieces being sent at once of a small blob: with few pieces, each replication step counts.
+pub const UPLOAD_SLOTS_SMALL: usize = 1;
+/// A blob with fewer pieces than this is small.
+pub const SMALL_BLOB_PIECES: u32 = 64;
+/// An upload that takes this long does not count against the slots.
+pub const UPLOAD_OVERDUE: Duration = Duration::from_secs(2);
+/// The shortest time after which a refused peer is asked to come back.
+pub const RETRY_AFTER_MIN: Duration = Duration::from_millis(5);
+/// The longest.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+/// The same while no rate is known.
+pub const RETRY_AFTER_GUESS: Duration = Duration::from_millis(50);
+/// Refused peers over which comebacks are spread.
+pub const REFUSED_SPREAD_MAX: u32 = 16;
+/// Pieces of one neighbour that are held off at once.
+pub const HELD_OFF_MAX: usize = 256;
+/// Round trip time of a peer that was not measured.
+pub const RTT_GUESS: Duration = Duration::from_millis(1);
+/// One choice of a source in so many is a random one, to learn its rate.
+pub const EXPLORE_ONE_IN: u32 = 8;
+/// A piece is asked elsewhere no sooner than this.
+pub const HEDGE_MIN: Duration = Duration::from_millis(200);
+/// The same before enough pieces were timed.
+pub const HEDGE_UNKNOWN: Duration = Duration::from_secs(2);
+/// Pieces that must have been timed.
+pub const HEDGE_SAMPLES_MIN: u32 = 4;
+/// With so few pieces missing, each may be asked of two sources.
+pub const ENDGAME_PIECES: u32 = 4;
+
+// ---------------------------------------------------------------- shells of the core
+
+/// Bytes that a reader hands out at once: larger bodies cost no less.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+/// A reader hands out less than this only at the end of what is held.
+pub const READ_FLOOR_BYTES: usize = 64 << 10;
+/// A reader that gets no byte for this long fails, so that its client can go elsewhere.
+pub const READER_STALL_MAX: Duration = Duration::from_secs(30);
+/// Bytes of one positioned read of an upload.
+pub const SERVE_STEP_BYTES: usize = 256 << 10;
+/// An upload whose peer takes no byte for this long is aborted.
+pub const UPLOAD_STALLED_AFTER: Duration = Duration::from_secs(10);
+/// A source that sends no byte for this long is replaced.
+pub const FETCH_STALLED_AFTER: Duration = Duration::from_secs(2);
+
+// ---------------------------------------------------------------- the tracker
+
+/// Swarms that a tracker remembers.
+pub const TRACKER_SWARMS_MAX: usize = 262_144;
+/// Peers that a tracker remembers.
+pub const TRACKER_PEERS_MAX: usize = 65_536;
+/// Memberships of peers in swarms, over all swarms.
+pub const TRACKER_MEMBERS_MAX: usize = 4_194_304;
+/// Swarms of one peer.
+pub const SWARMS_PER_PEER_MAX: usize = 16_384;
+/// Neighbours that a tracker remembers to have named to one member.
+pub const SWARM_EDGES_MAX: usize = 128;
+/// Unasked handouts that wait to be sent.
+pub const PUSHES_WAITING_MAX: usize = 16_384;
+
+const _: () = {
+    assert!(PIECE_BYTES_MIN.is_power_of_two() && PIECE_BYTES_MAX.is_power_of_two());
+    assert!(
+        BLOB_BYTES_MAX / (PIECE_BYTES_MAX as u64) <= PIECES_MAX as u64,
+        "the longest blob must be cuttable"
+    );
+    assert!(
+        (PIECES_MAX as usize) / 8 < FRAME_BYTES_MAX / 4,
+        "a bitfield fits a frame"
+    );
+    assert!(MANIFEST_BYTES_MAX < MANIFEST_FRAME_BYTES_MAX);
+    assert!(HANDOUT_PEERS_MAX >= NEIGHBOURS && LINKS_MAX > 2 * NEIGHBOURS);
+    assert!(
+        PIECES_IN_FLIGHT_MIN <= PIECES_IN_FLIGHT_START
+            && PIECES_IN_FLIGHT_START <= PIECES_IN_FLIGHT_MAX
+    );
+    assert!(UPLOAD_SLOTS_SMALL <= UPLOAD_SLOTS && UPLOAD_SLOTS <= UPLOAD_SLOTS_MAX);
+    assert!(RETRY_AFTER_MIN.as_nanos() < RETRY_AFTER_GUESS.as_nanos());
+    assert!(
+        OPEN_DEADLINE.as_secs() < 30,
+        "containerd gives up on headers after 30 s"
+    );
+};
