@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{self, ConfigError};
+use crate::data_dir::{self, Owner};
 
-/// `--config`, `--check-config`, `--print-config` and `--log`, to be flattened into a daemon's own arguments.
+/// `--config`, `--check-config`, `--print-config`, `--give-data-dir` and `--log`, to be flattened into a daemon's own arguments.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DaemonArgs {
     /// Configuration file (TOML); each key can also be given as SHOAL_SECTION_KEY
@@ -26,14 +27,18 @@ pub struct DaemonArgs {
     #[arg(long, global = true, conflicts_with = "check_config")]
     pub print_config: bool,
 
+    /// Create the data folder, give it and all in it to this user and group, and exit; for root, before the first start
+    #[arg(long, global = true, value_name = "UID:GID", conflicts_with_all = ["check_config", "print_config"])]
+    pub give_data_dir: Option<Owner>,
+
     /// What to log, for example `info` or `warn,shoal_peer=debug`; overrides `[log] filter`
     #[arg(long, global = true, env = "SHOAL_LOG", value_name = "FILTER")]
     pub log: Option<String>,
 }
 
 impl DaemonArgs {
-    /// Reads the configuration in its raw form `R`, checks it into `C`, and answers `--check-config` and
-    /// `--print-config` on standard output. `None`: the question was answered, there is nothing to run.
+    /// Reads the configuration in its raw form `R`, checks it into `C`, and does what `--check-config`,
+    /// `--print-config` or `--give-data-dir` ask for. `None`: that is done, there is nothing to run.
     pub fn configure<R, C>(&self) -> Result<Option<C>, ConfigError>
     where
         R: Clone + DeserializeOwned + Serialize,
@@ -52,6 +57,10 @@ impl DaemonArgs {
         }
         if self.print_config {
             print(&config::render(&raw)?)?;
+            return Ok(None);
+        }
+        if let Some(owner) = self.give_data_dir {
+            data_dir::give(&config::data_dir_of(&raw)?, owner).map_err(ConfigError::DataDir)?;
             return Ok(None);
         }
         Ok(Some(checked))

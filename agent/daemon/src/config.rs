@@ -24,6 +24,7 @@ use toml::de::{DeTable, DeValue};
 pub use environment::process_environment;
 pub use error::{ConfigError, Place};
 pub use quantity::{ByteSize, QuantityError, Span};
+pub(crate) use render::data_dir_of;
 pub use render::render;
 
 use environment::Overrides;

@@ -3,10 +3,11 @@
 //! Created with mode 0700: it holds the private key that is the process's name. What else lies in it is the
 //! business of those who are given its path.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// A folder that exists and can be written.
 #[derive(Clone, Debug)]
@@ -53,15 +54,11 @@ impl DataDir {
                 source,
             }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(fail("create"))?;
+        create(path).map_err(fail("create"))?;
         let probe = path.join(".writable");
         File::create(&probe)
             .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::remove_file(&probe))
+            .and_then(|()| fs::remove_file(&probe))
             .map_err(fail("write in"))?;
         Ok(Self {
             path: path.to_path_buf(),
@@ -81,10 +78,64 @@ impl DataDir {
     }
 }
 
+fn create(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// A user and a group by number, written `65532:65532`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+impl FromStr for Owner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once(':').and_then(|(uid, gid)| {
+            let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
+            Some(Self { uid, gid })
+        });
+        numbers.ok_or_else(|| format!("`{text}` is not UID:GID; write for example 65532:65532"))
+    }
+}
+
+/// Makes `owner` the owner of the folder, which is created if it is absent, and of all in it. Links are not
+/// followed. Nothing is touched when the folder is the owner's already.
+pub fn give(path: &Path, owner: Owner) -> Result<(), DataDirError> {
+    let given = create(path).and_then(|()| {
+        let known = fs::symlink_metadata(path)?;
+        if (known.uid(), known.gid()) == (owner.uid, owner.gid) {
+            return Ok(());
+        }
+        give_inside(path, owner)
+    });
+    given.map_err(|source| DataDirError {
+        action: "give away",
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// The folder itself last, so that a run that was cut short is done again.
+fn give_inside(folder: &Path, owner: Owner) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give_inside(&entry.path(), owner)?;
+        } else {
+            lchown(entry.path(), Some(owner.uid), Some(owner.gid))?;
+        }
+    }
+    lchown(folder, Some(owner.uid), Some(owner.gid))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use rustix::process::{getgid, getuid};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     #[test]
     fn an_absent_folder_is_made_for_its_owner_alone() {
@@ -102,7 +153,7 @@ mod tests {
     fn a_folder_that_cannot_be_used_says_which_and_how_to_mend_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
-        std::fs::write(&file, "").unwrap();
+        fs::write(&file, "").unwrap();
         let error = DataDir::open(&file.join("shoal")).unwrap_err().to_string();
         assert!(error.contains("a file is in the way"), "{error}");
         assert!(error.contains(file.to_str().unwrap()), "{error}");
@@ -111,5 +162,38 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("SHOAL_DATA_DIR"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_given_with_all_in_it_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, outside) = (dir.path().join("shoal"), dir.path().join("outside"));
+        fs::write(&outside, "").unwrap();
+        fs::create_dir_all(path.join("blobs")).unwrap();
+        fs::write(path.join("blobs/one"), "").unwrap();
+        symlink(&outside, path.join("link")).unwrap();
+        // Only root may give to somebody else; everybody may give to himself.
+        let root = getuid().is_root();
+        let (uid, gid) = if root {
+            (65532, 65532)
+        } else {
+            (getuid().as_raw(), getgid().as_raw())
+        };
+        give(&path, Owner { uid, gid }).unwrap();
+        for part in ["", "blobs", "blobs/one", "link"] {
+            let found = fs::symlink_metadata(path.join(part)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (uid, gid), "{part}");
+        }
+        assert_eq!(fs::metadata(&outside).unwrap().uid(), getuid().as_raw());
+        give(&dir.path().join("new"), Owner { uid, gid }).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("new")).unwrap().uid(), uid);
+    }
+
+    #[test]
+    fn an_owner_is_two_numbers() {
+        assert_eq!("1:2".parse(), Ok(Owner { uid: 1, gid: 2 }));
+        for text in ["", "1", "1:", "nobody:nogroup", "-1:2"] {
+            assert!(text.parse::<Owner>().is_err(), "{text}");
+        }
     }
 }

@@ -5,10 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ByteSize;
+use crate::data_dir::DataDirError;
 
 /// A configuration that cannot be used. The process ends with code 64 on it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// `--give-data-dir` could not do it.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// The checks of the whole refuse it.
     #[error("{place}: {reason}")]
     Invalid {

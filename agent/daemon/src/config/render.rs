@@ -4,6 +4,8 @@
 //! can go into a bug report. Blanked are the values of keys that end in password, secret or token, and the
 //! user information of URLs.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use toml::Value;
 
@@ -17,6 +19,14 @@ pub fn render<R: Serialize>(raw: &R) -> Result<String, ConfigError> {
     let mut whole = Value::try_from(raw).map_err(ConfigError::Render)?;
     blank("", &mut whole);
     toml::to_string_pretty(&whole).map_err(ConfigError::Render)
+}
+
+/// The key that every daemon has: the folder of what must outlive it.
+pub(crate) fn data_dir_of<R: Serialize>(raw: &R) -> Result<PathBuf, ConfigError> {
+    let whole = Value::try_from(raw).map_err(ConfigError::Render)?;
+    let path = whole.get("data_dir").and_then(Value::as_str);
+    path.map(PathBuf::from)
+        .ok_or_else(|| ConfigError::invalid(None, &"there is no `data_dir` to give away"))
 }
 
 fn blank(key: &str, value: &mut Value) {
