@@ -1,0 +1,4 @@
+//! The introducer of peers.
+pub mod directory;
+mod expiry;
+mod handout;
