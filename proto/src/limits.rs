@@ -36,6 +36,8 @@ pub const REFERENCE_BYTES_MAX: usize = 160;
 pub const ACCEPT_BYTES_MAX: usize = 4 << 10;
 /// Media ranges in the Accept lines of one request.
 pub const ACCEPT_RANGES_MAX: usize = 64;
+/// A manifest's media type, in bytes: a longer one is not repeated.
+pub const MEDIA_TYPE_BYTES_MAX: usize = 255;
 /// A caller's Authorization header, in bytes: registry tokens of 4 KiB are seen.
 pub const AUTHORIZATION_BYTES_MAX: usize = 16 << 10;
 /// An upstream's WWW-Authenticate, in bytes.

@@ -471,6 +471,19 @@ mod tests {
         assert!(!format!("{key:?}").contains(&bs58::encode([1; 32]).into_string()));
     }
 
+    #[test]
+    fn keys_are_read_in_hexadecimal_too() {
+        let key = ClusterKey::from_secret(&[1; 32]);
+        let text = format!("shoal-cluster-key1.{}", hex::encode([1; 32]));
+        assert_eq!(ClusterKey::parse(&text).unwrap().public(), key.public());
+        let text = format!(
+            "shoal1.{}.aSecretOfLettersAndDigits",
+            hex::encode(key.public().0)
+        );
+        assert_eq!(text.parse::<JoinToken>().unwrap().cluster(), key.public());
+        assert!(ClusterKey::parse(&format!("shoal-cluster-key1.{}", "x".repeat(64))).is_err());
+    }
+
     proptest! {
         #[test]
         fn parsing_anything_never_panics(text in ".{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -265,6 +265,10 @@ pub struct Handout {
 
 /// From a tracker to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a handout is what is nearly always sent, and none is kept in a list"
+)]
 pub enum FromTracker {
     /// After the handshake, and whenever it changes.
     Cluster(Cluster),
