@@ -2,7 +2,8 @@
 # Checks everything in this folder offline: `deploy/check.sh`, after the release binaries are built.
 #
 # Chart: lint, render with several sets of values, validate against Kubernetes' own schemas, and check what is
-# wanted beyond them. Units: verified and rated. Dockerfile: linted, and what its last stages hold run in a chroot.
+# wanted beyond them. Units: verified and rated. Dockerfile: linted, its last stages built, what they hold run in a
+# chroot.
 # Alerts and dashboard: parsed by promtool. Every configuration, shipped or rendered: read by the real binary.
 # The tools come from .ci/install. A check that this machine cannot run is named at the end, and fails in CI.
 set -euo pipefail
@@ -87,12 +88,24 @@ check_images() {
     fi
     local role size
     for role in agent origin tracker; do
-        ./rootfs.sh "$binaries/shoal-$role" "$box/root-$role"
-        quietly chroot --userspec=65532:65532 "$box/root-$role" "/usr/bin/shoal-$role" --help
-        quietly chroot --userspec=65532:65532 "$box/root-$role" "/usr/bin/shoal-$role" --print-config
-        size=$(du -sm "$box/root-$role" | cut -f1)
+        ./rootfs.sh "$binaries/shoal-$role" "$box/build/rootfs/$role"
+        quietly chroot --userspec=65532:65532 "$box/build/rootfs/$role" "/usr/bin/shoal-$role" --help
+        quietly chroot --userspec=65532:65532 "$box/build/rootfs/$role" "/usr/bin/shoal-$role" --print-config
+        size=$(du -sm "$box/build/rootfs/$role" | cut -f1)
         say "image of shoal-$role: $size MiB, runs as 65532 with nothing else in its file system"
     done
+    if ! command -v buildah >/dev/null; then
+        skip 'the last stages of the Dockerfile (needs buildah: apt-get install buildah)'
+        return
+    fi
+    local store=(--root "$box/store" --runroot "$box/run" --storage-driver vfs)
+    for role in agent origin tracker; do
+        # The builder's stage is replaced by the folder it would have filled.
+        quietly buildah "${store[@]}" bud --isolation chroot --build-context "build=$box/build" \
+            --target "$role" --tag "shoal-$role" --file Dockerfile "$box/build"
+        [ "$(buildah "${store[@]}" inspect --type image --format '{{.OCIv1.Config.User}}' "shoal-$role")" = 65532:65532 ]
+    done
+    say 'the last stages of the Dockerfile build, for a user without rights'
 }
 
 check_monitoring() {

@@ -104,13 +104,7 @@ impl FromStr for Owner {
 /// Makes `owner` the owner of the folder, which is created if it is absent, and of all in it. Links are not
 /// followed. Nothing is touched when the folder is the owner's already.
 pub fn give(path: &Path, owner: Owner) -> Result<(), DataDirError> {
-    let given = create(path).and_then(|()| {
-        let known = fs::symlink_metadata(path)?;
-        if (known.uid(), known.gid()) == (owner.uid, owner.gid) {
-            return Ok(());
-        }
-        give_inside(path, owner)
-    });
+    let given = create(path).and_then(|()| give_folder(path, owner));
     given.map_err(|source| DataDirError {
         action: "give away",
         path: path.to_path_buf(),
@@ -118,12 +112,17 @@ pub fn give(path: &Path, owner: Owner) -> Result<(), DataDirError> {
     })
 }
 
-/// The folder itself last, so that a run that was cut short is done again.
-fn give_inside(folder: &Path, owner: Owner) -> io::Result<()> {
+/// The folder itself last: one that is the owner's already is done, also after a run that was cut short, and need
+/// not be readable to whoever runs this.
+fn give_folder(folder: &Path, owner: Owner) -> io::Result<()> {
+    let known = fs::symlink_metadata(folder)?;
+    if (known.uid(), known.gid()) == (owner.uid, owner.gid) {
+        return Ok(());
+    }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            give_inside(&entry.path(), owner)?;
+            give_folder(&entry.path(), owner)?;
         } else {
             lchown(entry.path(), Some(owner.uid), Some(owner.gid))?;
         }
