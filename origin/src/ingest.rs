@@ -1,0 +1,359 @@
+//! Blobs as they arrive from upstream: hashed, cut, signed, stored, and given away piece by piece.
+//!
+//! For: one download for each digest (I7), however many ask; a download goes on to its end when nobody waits for it
+//! any more, and after a restart from the first piece that is missing. Not for: how bytes are had from a registry
+//! (that is `upstream::pull`), or to whom pieces go (that is the core's).
+//!
+//! Invariants: a piece is told of only when it is stored with its proof; the last piece only when the whole blob's
+//! digest was checked and the blob committed (I5), so that no peer completes a blob that its origin has not; what
+//! adds up to another digest is given up, everywhere, and is an alarm. At most `downloads` blobs come in at once.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_peer::store::{PieceWriter, Store, StoreError, StoredBlob};
+use shoal_peer::{Handle, OpenAnswer, pool};
+use shoal_proto::{Bitfield, BlobInfo, Digest, Geometry, OriginKey, PieceHasher, PieceIndex, PieceProof};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::coalesce::CoalesceLimits;
+use crate::cut::Cutter;
+use crate::flight::{Flights, Lead, Seat, wait};
+use crate::names::Repository;
+use crate::upstream::{UpstreamError, Upstreams};
+
+/// Blobs that may be asked for at once, and askers for one of them.
+const LIMITS: CoalesceLimits = CoalesceLimits { keys_max: 4096, waiters_max: 20_000 };
+/// Bytes gathered before they are hashed and handed to the store.
+const BATCH_BYTES: usize = 512 << 10;
+/// A download waits no longer for its turn: whoever asked must be answered while it still listens.
+const TURN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Whoever asked is answered within this, below its own deadline; the download goes on.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(21);
+
+/// Brings blobs in.
+#[derive(Clone, Debug)]
+pub(crate) struct Ingest {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    upstreams: Arc<Upstreams>,
+    store: Store,
+    key: OriginKey,
+    /// The swarms' side, which is started after this one.
+    handle: OnceLock<Handle>,
+    opens: Arc<Flights<Digest, BlobInfo>>,
+    stats: Arc<Flights<Digest, u64>>,
+    downloads: Semaphore,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Why a download ended early.
+#[derive(Debug, thiserror::Error)]
+enum IngestError {
+    #[error("this origin's store failed: {0}")]
+    Store(#[from] StoreError),
+    #[error("this origin is shutting down")]
+    Stopping,
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("upstream's bytes are of another digest")]
+    WrongDigest,
+}
+
+impl IngestError {
+    fn told(&self, registry: &str) -> UpstreamError {
+        match self {
+            Self::Upstream(error) => error.clone(),
+            Self::WrongDigest => UpstreamError::WrongDigest { registry: registry.to_owned() },
+            Self::Store(_) | Self::Stopping => {
+                UpstreamError::Unavailable { registry: registry.to_owned(), detail: self.to_string() }
+            }
+        }
+    }
+}
+
+impl Ingest {
+    pub(crate) fn new(
+        upstreams: Arc<Upstreams>,
+        store: Store,
+        key: OriginKey,
+        downloads: usize,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let inner = Inner {
+            upstreams,
+            store,
+            key,
+            handle: OnceLock::new(),
+            opens: Flights::new("blob", LIMITS),
+            stats: Flights::new("stat", LIMITS),
+            downloads: Semaphore::new(downloads),
+            tasks,
+            shutdown,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Connects it to the swarms. Before that, every open is refused.
+    pub(crate) fn attach(&self, handle: Handle) {
+        // Called once; a second handle would be another node's.
+        let _ = self.inner.handle.set(handle);
+    }
+
+    /// Sees to it that the blob is held or coming, and tells its shape once that is known.
+    pub(crate) async fn open(&self, digest: Digest, repository: &Repository) -> Result<BlobInfo, UpstreamError> {
+        self.inner.upstreams.check_allowed(&repository.registry)?;
+        if let Some(info) = self.complete(&digest) {
+            return Ok(info);
+        }
+        match self.inner.opens.ask(&digest) {
+            Seat::Told(answer) => answer,
+            Seat::Waiting(receiver, lead) => {
+                if let Some(lead) = lead {
+                    let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
+                    self.inner.tasks.spawn(inner.bring(lead, digest, repository));
+                }
+                let late = || UpstreamError::Unavailable { registry: repository.registry.clone(), detail: "no answer in time".into() };
+                tokio::time::timeout(ANSWER_DEADLINE, wait(receiver)).await.unwrap_or_else(|_| Err(late()))
+            }
+        }
+    }
+
+    /// The length of a blob, without bringing it.
+    pub(crate) async fn stat(&self, digest: Digest, repository: &Repository) -> Result<OpenAnswer, UpstreamError> {
+        self.inner.upstreams.check_allowed(&repository.registry)?;
+        if let Some(blob) = self.inner.store.lookup(&digest).filter(|blob| self.is_ours(blob)) {
+            return Ok(OpenAnswer { blob_bytes: blob.info.geometry.blob_bytes(), info: Some(blob.info) });
+        }
+        let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
+        let work = || async move {
+            let registry = inner.upstreams.registry(&repository.registry)?;
+            registry.stat(&repository.name, &digest).await
+        };
+        let blob_bytes = self.inner.stats.fly(&digest, &self.inner.tasks, work).await?;
+        Ok(OpenAnswer { info: None, blob_bytes })
+    }
+
+    /// Blobs coming in now.
+    pub(crate) fn running(&self) -> usize {
+        self.inner.opens.running()
+    }
+
+    fn complete(&self, digest: &Digest) -> Option<BlobInfo> {
+        let blob = self.inner.store.lookup(digest)?;
+        (blob.complete && self.is_ours(&blob)).then_some(blob.info)
+    }
+
+    /// A blob signed with a key that this origin no longer has is of no use: nobody may vouch for that key any more.
+    fn is_ours(&self, blob: &StoredBlob) -> bool {
+        blob.info.origin == self.inner.key.peer_id()
+    }
+}
+
+impl Inner {
+    /// One download from its turn to its end.
+    async fn bring(self: Arc<Self>, lead: Lead<Digest, BlobInfo>, digest: Digest, repository: Repository) {
+        let result = tokio::select! {
+            () = self.shutdown.cancelled() => Err(IngestError::Stopping),
+            result = self.download(&lead, digest, &repository) => result,
+        };
+        match result {
+            Ok(()) => lead.done(),
+            Err(error) => {
+                tracing::warn!(digest = %digest.short(), registry = repository.registry, %error, "a blob did not arrive whole");
+                if matches!(error, IngestError::WrongDigest) {
+                    self.alarm(digest, &repository).await;
+                }
+                lead.fail(error.told(&repository.registry));
+            }
+        }
+    }
+
+    async fn download(&self, lead: &Lead<Digest, BlobInfo>, digest: Digest, repository: &Repository) -> Result<(), IngestError> {
+        let _turn = self.turn().await?;
+        let handle = self.handle.get().ok_or(IngestError::Stopping)?;
+        let registry = self.upstreams.registry(&repository.registry)?;
+        let held = self.held(&digest).await?;
+        let from = held.as_ref().map_or(0, first_missing);
+        let mut pull = registry.pull(&repository.name, &digest, from).await?;
+        let geometry = Geometry::for_blob(pull.blob_bytes()).map_err(|error| UpstreamError::BadAnswer {
+            registry: repository.registry.clone(),
+            detail: error.to_string(),
+        })?;
+        if held.as_ref().is_some_and(|held| held.info.geometry != geometry) {
+            // What is here was cut from something else; the pull began in its middle.
+            self.discard(digest).await?;
+            pull = registry.pull(&repository.name, &digest, 0).await?;
+        }
+        let from = if held.as_ref().is_some_and(|held| held.info.geometry == geometry) { from } else { 0 };
+        let info = BlobInfo::sign(&self.key, digest, geometry);
+        let pin = self.store.pin(&digest);
+        handle.seed(info).await.map_err(|error| UpstreamError::Unavailable {
+            registry: repository.registry.clone(),
+            detail: error.to_string(),
+        })?;
+        lead.opened(info);
+        tracing::debug!(digest = %digest.short(), from, blob_bytes = geometry.blob_bytes(), "a blob is coming in");
+
+        let mut intake = Intake::new(self, handle, info, held.as_ref(), from);
+        while let Some(bytes) = pull.next().await? {
+            intake.take(bytes).await?;
+        }
+        intake.finish().await?;
+        drop(pin);
+        Ok(())
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, IngestError> {
+        let turn = tokio::time::timeout(TURN_DEADLINE, self.downloads.acquire()).await;
+        match turn {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) => Err(IngestError::Stopping),
+            Err(_) => Err(UpstreamError::Full.into()),
+        }
+    }
+
+    /// What is left of an earlier attempt, if it is of use.
+    async fn held(&self, digest: &Digest) -> Result<Option<StoredBlob>, IngestError> {
+        let Some(blob) = self.store.lookup(digest) else { return Ok(None) };
+        if blob.info.origin == self.key.peer_id() && !blob.complete {
+            return Ok(Some(blob));
+        }
+        if blob.info.origin != self.key.peer_id() {
+            self.discard(*digest).await?;
+        }
+        Ok(None)
+    }
+
+    async fn discard(&self, digest: Digest) -> Result<(), IngestError> {
+        let store = self.store.clone();
+        Ok(pool::run(move || store.discard(&digest)).await?)
+    }
+
+    async fn alarm(&self, digest: Digest, repository: &Repository) {
+        metrics::counter!("shoal_verify_failures_total", "where" => "upstream").increment(1);
+        tracing::error!(%digest, registry = repository.registry, repository = repository.name, "upstream's bytes are not what their digest names");
+        if let Some(handle) = self.handle.get() {
+            handle.poisoned(digest).await;
+        }
+    }
+}
+
+fn first_missing(blob: &StoredBlob) -> u64 {
+    let geometry = blob.info.geometry;
+    let missing = blob.held.iter_missing().next();
+    missing.map_or(geometry.blob_bytes(), |piece| geometry.range_of(piece).start)
+}
+
+/// The bytes of one blob on their way into the store.
+struct Intake<'a> {
+    inner: &'a Inner,
+    handle: &'a Handle,
+    info: BlobInfo,
+    /// Pieces that were held before: their bytes pass by.
+    held: Option<Bitfield>,
+    cutter: Cutter,
+    open: Option<Open>,
+    /// A piece that is stored and not yet told of.
+    untold: Option<PieceIndex>,
+}
+
+/// The piece being written.
+struct Open {
+    piece: PieceIndex,
+    writer: PieceWriter,
+    hasher: PieceHasher,
+    batch: Vec<Bytes>,
+    batch_bytes: usize,
+}
+
+impl<'a> Intake<'a> {
+    fn new(inner: &'a Inner, handle: &'a Handle, info: BlobInfo, held: Option<&StoredBlob>, from: u64) -> Self {
+        let held = held.map(|blob| blob.held.clone());
+        Self { inner, handle, info, held, cutter: Cutter::new(info.geometry, from), open: None, untold: None }
+    }
+
+    async fn take(&mut self, bytes: Bytes) -> Result<(), IngestError> {
+        self.cutter.push(bytes);
+        while let Some(part) = self.cutter.take() {
+            if self.held.as_ref().is_some_and(|held| held.contains(part.piece)) {
+                continue;
+            }
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => self.open(part.piece).await?,
+            };
+            open.batch_bytes += part.bytes.len();
+            open.batch.push(part.bytes);
+            if part.ends {
+                self.close(open).await?;
+            } else if open.batch_bytes >= BATCH_BYTES {
+                self.open = Some(pool::run(move || open.write()).await?);
+            } else {
+                self.open = Some(open);
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&self, piece: PieceIndex) -> Result<Open, IngestError> {
+        let (store, digest) = (self.inner.store.clone(), self.info.digest);
+        let writer = pool::run(move || store.writer(&digest, piece)).await?;
+        Ok(Open { piece, writer, hasher: PieceHasher::new(), batch: Vec::new(), batch_bytes: 0 })
+    }
+
+    /// The piece is whole: hashed, signed, stored. The piece before it is told of now, so that the very last one
+    /// waits for the whole digest.
+    async fn close(&mut self, open: Open) -> Result<(), IngestError> {
+        let (key, info, piece) = (self.inner.key.clone(), self.info, open.piece);
+        pool::run(move || {
+            let open = open.write()?;
+            let proof = PieceProof::sign(&key, &info, piece, open.hasher.finish());
+            open.writer.finish(&proof)
+        })
+        .await?;
+        let last = piece.get() + 1 == self.info.geometry.piece_count().get();
+        if last {
+            self.untold = Some(piece);
+        } else {
+            self.handle.ingested(self.info.digest, piece).await;
+        }
+        Ok(())
+    }
+
+    async fn finish(self) -> Result<(), IngestError> {
+        let (store, digest) = (self.inner.store.clone(), self.info.digest);
+        match pool::run(move || store.commit(&digest)).await {
+            Ok(()) => {}
+            Err(StoreError::WrongDigest { .. }) => return Err(IngestError::WrongDigest),
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(piece) = self.untold {
+            self.handle.ingested(digest, piece).await;
+        }
+        self.handle.completed(digest).await;
+        tracing::info!(digest = %digest.short(), blob_bytes = self.info.geometry.blob_bytes(), "a blob has arrived");
+        Ok(())
+    }
+}
+
+impl Open {
+    fn write(mut self) -> Result<Self, StoreError> {
+        for bytes in &self.batch {
+            self.hasher.update(bytes);
+        }
+        self.writer.write(&self.batch)?;
+        self.batch.clear();
+        self.batch_bytes = 0;
+        Ok(self)
+    }
+}

@@ -1,0 +1,7 @@
+//! The seeder before upstream.
+pub mod coalesce;
+pub mod config;
+mod cut;
+mod flight;
+mod names;
+pub mod upstream;

@@ -1,0 +1,130 @@
+//! `WWW-Authenticate`: what a registry wants to see.
+//!
+//! Not for: answering it (that is `auth`). Everything here comes from outside: nothing panics, and what cannot be
+//! understood is passed over.
+
+use http::{HeaderMap, header};
+
+/// A challenge that can be answered.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Challenge {
+    Basic,
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
+}
+
+/// All challenges of all lines; those of other schemes, and lines that cannot be parsed, are passed over.
+pub(crate) fn parse_challenges(headers: &HeaderMap) -> Vec<Challenge> {
+    let mut out = Vec::new();
+    for line in headers.get_all(header::WWW_AUTHENTICATE) {
+        let Ok(line) = line.to_str() else { continue };
+        let Ok(challenges) = http_auth::parse_challenges(line) else {
+            continue;
+        };
+        for challenge in challenges {
+            let param = |name: &str| {
+                challenge
+                    .params
+                    .iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.to_unescaped())
+            };
+            if challenge.scheme.eq_ignore_ascii_case("basic") {
+                out.push(Challenge::Basic);
+            } else if challenge.scheme.eq_ignore_ascii_case("bearer")
+                && let Some(realm) = param("realm")
+            {
+                // Some token servers read only the first scope: ask for that one alone.
+                let scope = param("scope")
+                    .and_then(|scopes| scopes.split_whitespace().next().map(str::to_owned));
+                out.push(Challenge::Bearer {
+                    realm,
+                    service: param("service"),
+                    scope,
+                });
+            }
+        }
+    }
+    out
+}
+
+/// The challenge as it may be told to one that asks with a credential of its own.
+pub(crate) fn relayed(headers: &HeaderMap) -> String {
+    let line = headers
+        .get(header::WWW_AUTHENTICATE)
+        .and_then(|line| line.to_str().ok());
+    line.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn parse(lines: &[&'static str]) -> Vec<Challenge> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(line));
+        }
+        parse_challenges(&headers)
+    }
+
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
+        Challenge::Bearer {
+            realm: realm.into(),
+            service: service.map(Into::into),
+            scope: scope.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn all_challenges_of_all_lines_are_read() {
+        let basic_then_bearer =
+            parse(&["Basic realm=\"x\", Bearer realm=\"https://a/t\",service=\"s, with comma\""]);
+        assert_eq!(
+            basic_then_bearer,
+            vec![
+                Challenge::Basic,
+                bearer("https://a/t", Some("s, with comma"), None)
+            ]
+        );
+        let two_lines = parse(&[
+            "Negotiate",
+            "bEaReR REALM=\"https://a/t\",Scope=\"repository:x:pull repository:y:pull\"",
+        ]);
+        assert_eq!(
+            two_lines,
+            vec![bearer("https://a/t", None, Some("repository:x:pull"))]
+        );
+        let escaped = parse(&["Bearer realm=\"https://a/\\\"t\\\"\""]);
+        assert_eq!(escaped, vec![bearer("https://a/\"t\"", None, None)]);
+    }
+
+    #[test]
+    fn useless_challenges_are_passed_over() {
+        for line in [
+            "",
+            "Bearer service=\"no realm\"",
+            "Digest realm=\"x\", nonce=\"1\"",
+            "\"\"\"",
+            "Bearer realm=\"unterminated",
+        ] {
+            assert!(parse(&[line]).is_empty(), "{line}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_challenge_panics(line in "[ -~]{0,200}") {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_str(&line) {
+                headers.append(header::WWW_AUTHENTICATE, value);
+            }
+            parse_challenges(&headers);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What can go wrong with an upstream, once, for all that wait for it.
+//!
+//! For: one value that every waiter can share, and what a peer is told of it. Not for: texts that quote a URL or a
+//! header of an upstream: a redirect's URL is signed, and a header may be a secret.
+
+use std::time::Duration;
+
+use shoal_proto::limits;
+use shoal_proto::wire::{Refusal, RefusalCode};
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Blame {
+    /// The one that asked.
+    Asker,
+    /// This origin or its configuration.
+    Origin,
+    /// The registry outside.
+    Upstream,
+}
+
+/// Why an upstream did not give what was asked of it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UpstreamError {
+    /// The answer breaks the protocol, or contradicts what was known.
+    #[error("{registry} gave an answer that cannot be used: {detail}")]
+    BadAnswer {
+        /// The registry asked.
+        registry: String,
+        /// What was wrong with it.
+        detail: String,
+    },
+    /// Upstream does not let us.
+    #[error(
+        "{registry} denies it (HTTP {status}); make it public there, or list it under `shared` with a credential"
+    )]
+    Denied {
+        /// The registry asked.
+        registry: String,
+        /// 401 or 403.
+        status: u16,
+        /// Its challenge, for one that may relay it.
+        challenge: String,
+    },
+    /// An address that may not be spoken to.
+    #[error(
+        "{registry} leads to {host}, a private address; set `private_addresses = true` for it if that is meant"
+    )]
+    ForbiddenAddress {
+        /// The registry asked.
+        registry: String,
+        /// The host it led to.
+        host: String,
+    },
+    /// Too many transfers are running here.
+    #[error("too many transfers are running; ask again shortly")]
+    Full,
+    /// Upstream tells no length.
+    #[error("{registry} tells no Content-Length for it, neither on GET nor on HEAD")]
+    NoLength {
+        /// The registry asked.
+        registry: String,
+    },
+    /// The registry is not among those this origin asks.
+    #[error(
+        "{registry} is not among the upstreams of this origin; add an [[upstream]] for it if it should be"
+    )]
+    NotAllowed {
+        /// The registry asked for.
+        registry: String,
+    },
+    /// Upstream says there is no such thing.
+    #[error("{registry} has no such content")]
+    NotFound {
+        /// The registry asked.
+        registry: String,
+    },
+    /// Upstream asked us to wait.
+    #[error("{registry} limits our rate; next attempt in {} s", retry_after.as_secs())]
+    Throttled {
+        /// The registry asked.
+        registry: String,
+        /// For how long.
+        retry_after: Duration,
+    },
+    /// Larger than this origin takes.
+    #[error("{registry} offers {bytes} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// The registry asked.
+        registry: String,
+        /// What it offers.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// It cannot be reached, or is broken, or too slow.
+    #[error("{registry} is not available: {detail}")]
+    Unavailable {
+        /// The registry asked.
+        registry: String,
+        /// What happened.
+        detail: String,
+    },
+    /// The bytes are not those the digest names.
+    #[error("{registry} sent bytes of another digest")]
+    WrongDigest {
+        /// The registry asked.
+        registry: String,
+    },
+}
+
+impl UpstreamError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::NotAllowed { .. } => Blame::Asker,
+            Self::ForbiddenAddress { .. } | Self::Full | Self::TooLarge { .. } => Blame::Origin,
+            Self::BadAnswer { .. }
+            | Self::Denied { .. }
+            | Self::NoLength { .. }
+            | Self::NotFound { .. }
+            | Self::Throttled { .. }
+            | Self::Unavailable { .. }
+            | Self::WrongDigest { .. } => Blame::Upstream,
+        }
+    }
+
+    /// When asking again may help; `None` when only a change at upstream or in the configuration will.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } => Some(*retry_after),
+            Self::Full => Some(Duration::from_secs(1)),
+            Self::Unavailable { .. } => Some(Duration::from_secs(2)),
+            Self::BadAnswer { .. } | Self::WrongDigest { .. } => Some(Duration::from_secs(10)),
+            Self::Denied { .. }
+            | Self::ForbiddenAddress { .. }
+            | Self::NoLength { .. }
+            | Self::NotAllowed { .. }
+            | Self::NotFound { .. }
+            | Self::TooLarge { .. } => None,
+        }
+    }
+
+    /// Whether upstream could not be asked at all, so that the last known answer is better than none.
+    #[must_use]
+    pub fn allows_stale(&self) -> bool {
+        matches!(
+            self,
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::Full
+        )
+    }
+
+    /// How long whoever asks again is given the same answer without asking upstream.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        match self {
+            Self::Denied { .. } | Self::NotFound { .. } | Self::NotAllowed { .. } => {
+                Duration::from_secs(10)
+            }
+            Self::Throttled { retry_after, .. } => (*retry_after).min(Duration::from_secs(10)),
+            Self::Full => Duration::ZERO,
+            Self::Unavailable { .. } => Duration::from_secs(1),
+            Self::BadAnswer { .. }
+            | Self::ForbiddenAddress { .. }
+            | Self::NoLength { .. }
+            | Self::TooLarge { .. }
+            | Self::WrongDigest { .. } => Duration::from_secs(5),
+        }
+    }
+
+    /// What a peer is told.
+    #[must_use]
+    pub fn to_refusal(&self) -> Refusal {
+        let code = match self {
+            Self::Denied { .. } | Self::NotAllowed { .. } | Self::ForbiddenAddress { .. } => {
+                RefusalCode::Denied
+            }
+            Self::NotFound { .. } => RefusalCode::NotFound,
+            Self::BadAnswer { .. }
+            | Self::Full
+            | Self::NoLength { .. }
+            | Self::Throttled { .. }
+            | Self::TooLarge { .. }
+            | Self::Unavailable { .. }
+            | Self::WrongDigest { .. } => RefusalCode::Unavailable,
+        };
+        let mut refusal = Refusal::new(code).with_detail(self.to_string());
+        refusal.retry_after = self.retry_after().unwrap_or_default();
+        if let Self::Denied { challenge, .. } = self
+            && challenge.len() <= limits::CHALLENGE_BYTES_MAX
+        {
+            refusal.challenge.clone_from(challenge);
+        }
+        refusal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttled_upstream_is_never_told_as_a_denial() {
+        let error = UpstreamError::Throttled {
+            registry: "docker.io".into(),
+            retry_after: Duration::from_secs(60),
+        };
+        let refusal = error.to_refusal();
+        assert_eq!(refusal.code, RefusalCode::Unavailable);
+        assert_eq!(refusal.retry_after, Duration::from_secs(60));
+        assert!(error.allows_stale());
+    }
+
+    #[test]
+    fn detail_is_cut_at_a_character() {
+        let error = UpstreamError::Unavailable {
+            registry: "r".into(),
+            detail: "ä".repeat(400),
+        };
+        assert!(error.to_refusal().detail.len() <= limits::REFUSAL_DETAIL_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_denial_is_never_answered_with_a_stale_copy() {
+        let denied = UpstreamError::Denied {
+            registry: "r".into(),
+            status: 401,
+            challenge: String::new(),
+        };
+        assert!(!denied.allows_stale());
+        assert!(
+            !UpstreamError::NotFound {
+                registry: "r".into()
+            }
+            .allows_stale()
+        );
+    }
+}
