@@ -158,6 +158,38 @@ pub const SERVE_STEP_BYTES: usize = 256 << 10;
 pub const UPLOAD_STALLED_AFTER: Duration = Duration::from_secs(10);
 /// A source that sends no byte for this long is replaced.
 pub const FETCH_STALLED_AFTER: Duration = Duration::from_secs(2);
+/// Waiting for the answer to a piece ask: a holder answers at once, if only with no.
+pub const ANSWER_DEADLINE: Duration = FETCH_STALLED_AFTER;
+/// Bytes of a piece that a fetch takes before it writes them: few calls, and still in cache.
+pub const FETCH_BATCH_BYTES: usize = 512 << 10;
+/// The same when the node's buffer budget is spent.
+pub const FETCH_FLOOR_BYTES: usize = 64 << 10;
+/// Reading a question, from the first byte of its stream.
+pub const ASK_READ_DEADLINE: Duration = Duration::from_secs(5);
+/// Piece asks of one link that wait for their answer or are being served; over it, BUSY without asking the core.
+pub const ASKS_WAITING_PER_LINK_MAX: usize = 32;
+/// Saying one control message: a peer that does not read for this long is hung up on.
+pub const SAY_DEADLINE: Duration = Duration::from_secs(10);
+/// Control messages that wait to be said to one peer; over it, it is too slow.
+pub const OUTBOX_MAX: usize = 1024;
+/// Waiting for a manifest, over all origins that own it.
+pub const MANIFEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Commands of handles that wait for the driver; over it, callers wait.
+pub const COMMANDS_MAX: usize = 256;
+/// Reports of tasks that wait for the driver; over it, tasks wait.
+pub const REPORTS_MAX: usize = 1024;
+/// Links being dialed at once; further dials wait in line.
+pub const DIALS_MAX: usize = 16;
+/// Two links with one peer that came up this close together were dialed across each other.
+pub const CROSSED_DIALS_WITHIN: Duration = Duration::from_secs(3);
+/// Callers that wait for a link with one peer.
+pub const LINK_WAITERS_MAX: usize = 256;
+/// Between two announces to a tracker: what changes in between goes out together.
+pub const ANNOUNCE_GAP_MIN: Duration = Duration::from_millis(100);
+/// The first pause after a tracker could not be reached, before jitter.
+pub const TRACKER_BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// The longest.
+pub const TRACKER_BACKOFF_MAX: Duration = Duration::from_secs(15);
 
 // ---------------------------------------------------------------- the tracker
 
@@ -173,6 +205,14 @@ pub const SWARMS_PER_PEER_MAX: usize = 16_384;
 pub const SWARM_EDGES_MAX: usize = 128;
 /// Unasked handouts that wait to be sent.
 pub const PUSHES_WAITING_MAX: usize = 16_384;
+/// Messages that wait to be sent to one peer; one that takes no more is let go, and comes back with a full announce.
+pub const TRACKER_OUTBOX_MAX: usize = 512;
+/// Announces that wait for the directory; those that send them wait with them.
+pub const TRACKER_EVENTS_MAX: usize = 4096;
+/// Announces of one peer in a burst.
+pub const ANNOUNCE_BURST: u32 = 64;
+/// Announces of one peer a second, after the burst.
+pub const ANNOUNCES_PER_SEC: u32 = 16;
 
 const _: () = {
     assert!(PIECE_BYTES_MIN.is_power_of_two() && PIECE_BYTES_MAX.is_power_of_two());
@@ -192,6 +232,12 @@ const _: () = {
     );
     assert!(UPLOAD_SLOTS_SMALL <= UPLOAD_SLOTS && UPLOAD_SLOTS <= UPLOAD_SLOTS_MAX);
     assert!(RETRY_AFTER_MIN.as_nanos() < RETRY_AFTER_GUESS.as_nanos());
+    assert!(
+        FETCH_STALLED_AFTER.as_secs() <= 2,
+        "a stalled source is replaced within 2 s"
+    );
+    assert!(FETCH_FLOOR_BYTES <= FETCH_BATCH_BYTES && READ_FLOOR_BYTES <= READ_BYTES_MAX);
+    assert!(ASKS_WAITING_PER_LINK_MAX <= ASKS_PER_LINK_MAX);
     assert!(
         OPEN_DEADLINE.as_secs() < 30,
         "containerd gives up on headers after 30 s"
