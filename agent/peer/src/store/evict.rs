@@ -1,0 +1,123 @@
+//! What goes first when room is needed: the blob used least recently, never one that is pinned or claimed. Not here: how
+//! much room is needed ([`super::space`]).
+//!
+//! A blob leaves the shelf first, then its records, then its file: whatever a crash leaves of it, opening settles.
+
+use shoal_proto::Digest;
+
+use super::error::StoreError;
+use super::index::{Durability, IndexOp};
+use super::layout::FileName;
+use super::record;
+use super::shelf::{Blob, Shelf};
+use super::{Claim, Store};
+
+/// Eviction begins when the quota would be passed, and goes on down to this share of it, so that it comes seldom.
+const LOW_WATERMARK_PERCENT: u64 = 90;
+
+impl Shelf {
+    /// Takes out least recently used blobs until `bytes` more fit the quota. When they cannot, nothing is taken.
+    pub(super) fn make_room(&mut self, bytes: u64, quota: u64) -> Result<Vec<Blob>, StoreError> {
+        let wanted = self.used_bytes.saturating_add(bytes);
+        if wanted <= quota {
+            return Ok(Vec::new());
+        }
+        if bytes > quota {
+            let why = "the blob alone is larger than the quota; raise `store.quota`";
+            return Err(StoreError::NoSpace {
+                needed_bytes: bytes,
+                why,
+            });
+        }
+        let evictable: u64 = self
+            .evictable()
+            .map(|blob| blob.info.geometry.blob_bytes())
+            .sum();
+        if wanted.saturating_sub(evictable) > quota {
+            let why = "the quota is taken by blobs in use; raise `store.quota` or retry later";
+            return Err(StoreError::NoSpace {
+                needed_bytes: bytes,
+                why,
+            });
+        }
+        let low = quota / 100 * LOW_WATERMARK_PERCENT;
+        Ok(self.take_oldest(wanted - low))
+    }
+
+    /// Takes out least recently used blobs of at least so many bytes, or all that may go.
+    pub(super) fn take_oldest(&mut self, bytes: u64) -> Vec<Blob> {
+        let mut oldest: Vec<(u64, Digest)> = self
+            .evictable()
+            .map(|blob| (blob.last_used, blob.info.digest))
+            .collect();
+        oldest.sort_unstable();
+        let mut taken = Vec::new();
+        let mut taken_bytes = 0_u64;
+        for (_, digest) in oldest {
+            if taken_bytes >= bytes {
+                break;
+            }
+            if let Some(blob) = self.remove(&digest) {
+                taken_bytes += blob.info.geometry.blob_bytes();
+                taken.push(blob);
+            }
+        }
+        taken
+    }
+
+    fn evictable(&self) -> impl Iterator<Item = &Blob> {
+        self.blobs
+            .values()
+            .filter(|blob| !blob.claimed && !self.is_pinned(&blob.info.digest))
+    }
+}
+
+impl Store {
+    /// Erases blobs that left the shelf. What fails stays behind as an orphan and is settled at the next opening.
+    pub(super) fn erase_all(&self, blobs: Vec<Blob>) -> Vec<Digest> {
+        let digests: Vec<_> = blobs.iter().map(|blob| blob.info.digest).collect();
+        for blob in blobs {
+            if let Err(error) = self.erase(&blob) {
+                tracing::warn!(digest = %blob.info.digest.short(), %error, "evicted blob not wholly erased");
+            }
+        }
+        digests
+    }
+
+    /// As [`Store::discard`], by whoever has the claim already.
+    pub(super) fn discard_claimed(&self, claim: &Claim) -> Result<(), StoreError> {
+        let blob = self.shelf().remove(&claim.digest);
+        blob.map_or(Ok(()), |blob| self.erase(&blob))
+    }
+
+    fn erase(&self, blob: &Blob) -> Result<(), StoreError> {
+        let erased = self.erase_traces(blob);
+        self.shelf().in_passage.remove(&blob.info.digest);
+        self.inner.settled.notify_all();
+        erased
+    }
+
+    fn erase_traces(&self, blob: &Blob) -> Result<(), StoreError> {
+        let digest = &blob.info.digest;
+        let unrecorded = self.apply(
+            vec![
+                IndexOp::Delete(record::blob_key(digest)),
+                IndexOp::Delete(record::use_key(digest)),
+                IndexOp::DeletePrefix(record::proofs_prefix(digest)),
+            ],
+            Durability::Lazy,
+        );
+        let mut removed = Ok(());
+        // Its name may be either where an earlier rename failed.
+        for name in [FileName::Complete, FileName::Partial] {
+            let path = self.inner.layout.blob(digest, name);
+            match self.inner.disk.remove(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    removed = Err(StoreError::io("remove", &path, e))
+                }
+                _ => {}
+            }
+        }
+        unrecorded.and(removed)
+    }
+}

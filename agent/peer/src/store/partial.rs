@@ -1,0 +1,367 @@
+//! Blobs that are being written: made at full length, filled piece by piece. Not here: reservation of space
+//! ([`super::space`]) and what happens when the last piece is held ([`super::complete`]).
+//!
+//! A piece is written in place by one writer at a time, the one with its lease. Another writer of the same piece gathers
+//! in memory; when it is first to verify, it revokes the lease, waits for the last write under it, and puts its own
+//! bytes in place. So nothing unverified is ever written over a held piece.
+
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal_proto::{BlobInfo, Digest, DigestHasher, Geometry, PieceHasher, PieceIndex, PieceProof};
+
+use super::disk::DiskFile;
+use super::error::StoreError;
+use super::index::{Durability, IndexOp};
+use super::layout::FileName;
+use super::record::{self, BlobRecord, RecordedState};
+use super::shelf::{Blob, Lease, LeaseState, Partial, State};
+use super::space::Reservation;
+use super::{Pin, Store};
+
+/// Bytes gathered before they go to the file in one call: small enough to be in cache still, large enough that calls are few.
+const WRITE_BATCH_BYTES: usize = 512 << 10;
+
+impl Store {
+    /// Makes an empty partial blob with all its space set aside, evicting others for it; their digests are the answer. A
+    /// blob of the same shape that is there already is left as it is.
+    pub fn create(&self, info: &BlobInfo) -> Result<Vec<Digest>, StoreError> {
+        let Some((reservation, evicted)) = self.reserve(info)? else {
+            return Ok(Vec::new());
+        };
+        self.make_partial(info, reservation)?;
+        Ok(evicted)
+    }
+
+    fn make_partial(&self, info: &BlobInfo, reservation: Reservation) -> Result<(), StoreError> {
+        let digest = info.digest;
+        let (disk, layout) = (&self.inner.disk, &self.inner.layout);
+        let dir = layout.blob_dir(&digest);
+        if disk
+            .create_dir(&dir)
+            .map_err(|e| StoreError::io("create", &dir, e))?
+        {
+            let parent = layout.algorithm_dir(digest.algorithm());
+            disk.sync_dir(&parent)
+                .map_err(|e| StoreError::io("sync", &parent, e))?;
+        }
+        let path = layout.blob(&digest, FileName::Partial);
+        let file = disk
+            .create(&path, info.geometry.blob_bytes())
+            .map_err(|e| StoreError::io("create", &path, e))?;
+        let (incarnation, last_used) = {
+            let mut shelf = self.shelf();
+            (shelf.next_incarnation(), shelf.next_use())
+        };
+        let record = BlobRecord {
+            state: RecordedState::Partial,
+            incarnation,
+            info: *info,
+        };
+        let recorded = self.apply(
+            vec![
+                IndexOp::DeletePrefix(record::proofs_prefix(&digest)),
+                IndexOp::Put(record::blob_key(&digest), record.encode()),
+                IndexOp::Put(record::use_key(&digest), record::encode_use(last_used)),
+            ],
+            Durability::Lazy,
+        );
+        if let Err(error) = recorded {
+            // The file without a record is an orphan; opening would settle it if this does not.
+            let _ = disk.remove(&path);
+            return Err(error);
+        }
+        let held = shoal_proto::Bitfield::new(info.geometry.piece_count());
+        let state = State::Partial(Partial::new(&digest, held));
+        let mut blob = Blob::new(*info, state, incarnation, last_used);
+        if self.shelf().is_pinned(&digest) {
+            blob.file = Some(file);
+        }
+        reservation.fulfil(blob);
+        Ok(())
+    }
+
+    /// A place for the bytes of a piece. The first writer of a missing piece writes in place; a second gathers in memory;
+    /// the bytes of a held piece are checked and go nowhere.
+    pub fn writer(&self, digest: &Digest, piece: PieceIndex) -> Result<PieceWriter, StoreError> {
+        let pin = self.pin(digest);
+        let (incarnation, geometry) = {
+            let shelf = self.shelf();
+            let blob = shelf.blob(digest)?;
+            (blob.incarnation, blob.info.geometry)
+        };
+        if geometry.piece(piece.get()).is_none() {
+            return Err(StoreError::OutOfRange {
+                digest: *digest,
+                at: u64::from(piece.get()),
+            });
+        }
+        let file = self.file(digest, incarnation)?;
+        let mut shelf = self.shelf();
+        if shelf.closed {
+            return Err(StoreError::Closed);
+        }
+        let lease = shelf.new_lease();
+        let blob = shelf.same_blob(digest, incarnation)?;
+        let claimed = blob.claimed;
+        let held = blob.holds(piece);
+        let mut ahead = None;
+        let mut place = Place::Nowhere;
+        if let Some(partial) = blob.partial_mut()
+            && !held
+        {
+            if !claimed && partial.running.next == piece.get() {
+                ahead = Some(partial.running.hasher.clone());
+            }
+            place = match partial.leases.entry(piece.get()) {
+                Entry::Occupied(_) => Place::Gathering { bytes: Vec::new() },
+                Entry::Vacant(vacant) => {
+                    vacant.insert(lease.clone());
+                    Place::InPlace {
+                        lease,
+                        pending: Vec::new(),
+                        pending_bytes: 0,
+                        flushed_bytes: 0,
+                    }
+                }
+            };
+        }
+        shelf.writers += 1;
+        drop(shelf);
+        let hasher = PieceHasher::new();
+        Ok(PieceWriter {
+            store: self.clone(),
+            file,
+            digest: *digest,
+            incarnation,
+            geometry,
+            piece,
+            hasher,
+            ahead,
+            received_bytes: 0,
+            place,
+            _pin: pin,
+        })
+    }
+}
+
+/// One piece on its way to the disk; dropping it unfinished leaves the piece missing.
+#[derive(Debug)]
+pub struct PieceWriter {
+    store: Store,
+    file: Arc<dyn DiskFile>,
+    digest: Digest,
+    incarnation: u64,
+    geometry: Geometry,
+    piece: PieceIndex,
+    hasher: PieceHasher,
+    /// The whole blob's hash up to and with what was written, when the piece is the next of the contiguous prefix.
+    ahead: Option<DigestHasher>,
+    received_bytes: u64,
+    place: Place,
+    _pin: Pin,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// The whole piece in memory: at most one piece length.
+    Gathering { bytes: Vec<u8> },
+    InPlace {
+        lease: Arc<Lease>,
+        pending: Vec<Bytes>,
+        pending_bytes: usize,
+        flushed_bytes: u64,
+    },
+    /// The piece was held from the start, or the lease was revoked: another writer verified it first.
+    Nowhere,
+}
+
+impl PieceWriter {
+    /// Hashes the next bytes of the piece and, about half a MiB at a time, writes them. More bytes than the piece has
+    /// are refused before they are kept.
+    pub fn write(&mut self, parts: &[Bytes]) -> Result<(), StoreError> {
+        for part in parts {
+            let received = self.received_bytes + part.len() as u64;
+            if received > self.piece_bytes() {
+                return Err(self.wrong_length(received));
+            }
+            self.received_bytes = received;
+            self.hasher.update(part);
+            if let Some(ahead) = &mut self.ahead {
+                ahead.update(part);
+            }
+            match &mut self.place {
+                Place::Gathering { bytes } => bytes.extend_from_slice(part),
+                Place::InPlace {
+                    pending,
+                    pending_bytes,
+                    ..
+                } => {
+                    pending.push(part.clone());
+                    *pending_bytes += part.len();
+                    if *pending_bytes >= WRITE_BATCH_BYTES {
+                        self.flush()?;
+                    }
+                }
+                Place::Nowhere => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the piece against its proof, whose signature the caller has checked, and from then on it is held. An error
+    /// leaves it as it was.
+    pub fn finish(mut self, proof: &PieceProof) -> Result<(), StoreError> {
+        if self.received_bytes != self.piece_bytes() {
+            return Err(self.wrong_length(self.received_bytes));
+        }
+        let hash = self.hasher.finish();
+        if proof.index != self.piece || proof.hash != hash {
+            return Err(StoreError::Corrupt {
+                digest: self.digest,
+                piece: self.piece.get(),
+            });
+        }
+        if matches!(self.place, Place::Gathering { .. }) && !self.seize()? {
+            return Ok(()); // held already
+        }
+        self.flush()?;
+        let key = record::proof_key(&self.digest, self.incarnation, self.piece.get());
+        self.store.apply(
+            vec![IndexOp::Put(key, record::encode_proof(proof))],
+            Durability::Lazy,
+        )?;
+        self.hold()
+    }
+
+    /// Turns gathered, verified bytes into a write in place, revoking another writer's lease. False when the piece is held.
+    fn seize(&mut self) -> Result<bool, StoreError> {
+        let Place::Gathering { bytes } = &mut self.place else {
+            return Ok(true);
+        };
+        let bytes = Bytes::from(std::mem::take(bytes));
+        let index = self.piece.get();
+        let mut revoked = None;
+        loop {
+            let other = {
+                let mut shelf = self.store.shelf();
+                let lease = shelf.new_lease();
+                let blob = shelf.same_blob(&self.digest, self.incarnation)?;
+                let Some(partial) = blob.partial_mut() else {
+                    return Ok(false);
+                };
+                if partial.held.contains(self.piece) {
+                    return Ok(false);
+                }
+                match partial.leases.get(&index) {
+                    Some(other) if revoked != Some(other.id) => other.clone(),
+                    _ => {
+                        partial.leases.insert(index, lease.clone());
+                        let pending_bytes = bytes.len();
+                        self.place = Place::InPlace {
+                            lease,
+                            pending: vec![bytes],
+                            pending_bytes,
+                            flushed_bytes: 0,
+                        };
+                        return Ok(true);
+                    }
+                }
+            };
+            *other.lock() = LeaseState::Revoked; // waits for a write under way
+            revoked = Some(other.id);
+        }
+    }
+
+    /// Writes what is pending, unless the lease was revoked.
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let start = self.geometry.range_of(self.piece).start;
+        let Place::InPlace {
+            lease,
+            pending,
+            pending_bytes,
+            flushed_bytes,
+        } = &mut self.place
+        else {
+            return Ok(());
+        };
+        let state = lease.lock();
+        if *state == LeaseState::Revoked {
+            drop(state);
+            self.place = Place::Nowhere;
+            return Ok(());
+        }
+        let written = self.file.write_at(start + *flushed_bytes, pending);
+        drop(state);
+        *flushed_bytes += std::mem::take(pending_bytes) as u64;
+        pending.clear();
+        written.map_err(|e| self.store.io("write", &self.digest, e))
+    }
+
+    /// The piece is written and its proof recorded: now it is held, unless someone else got so far first.
+    fn hold(&mut self) -> Result<(), StoreError> {
+        let index = self.piece.get();
+        let mut shelf = self.store.shelf();
+        let blob = shelf.same_blob(&self.digest, self.incarnation)?;
+        let claimed = blob.claimed;
+        let Some(partial) = blob.partial_mut() else {
+            return Ok(());
+        };
+        if partial.held.contains(self.piece) {
+            return Ok(());
+        }
+        let mine = matches!(&self.place, Place::InPlace { lease, .. }
+            if partial.leases.get(&index).is_some_and(|current| current.id == lease.id));
+        if !mine {
+            return Err(StoreError::Superseded {
+                digest: self.digest,
+                piece: index,
+            });
+        }
+        partial.leases.remove(&index);
+        partial.held.set(self.piece);
+        partial.unsynced_bytes += self.received_bytes;
+        if let Some(hasher) = self.ahead.take()
+            && !claimed
+            && partial.running.next == index
+        {
+            partial.running.hasher = hasher;
+            partial.running.next += 1;
+        }
+        Ok(())
+    }
+
+    fn piece_bytes(&self) -> u64 {
+        u64::from(self.geometry.len_of(self.piece))
+    }
+
+    fn wrong_length(&self, got: u64) -> StoreError {
+        StoreError::WrongLength {
+            digest: self.digest,
+            piece: self.piece.get(),
+            expected: self.piece_bytes(),
+            got,
+        }
+    }
+}
+
+impl Drop for PieceWriter {
+    fn drop(&mut self) {
+        let index = self.piece.get();
+        let mut shelf = self.store.shelf();
+        shelf.writers -= 1;
+        if let Place::InPlace { lease, .. } = &self.place
+            && let Ok(blob) = shelf.same_blob(&self.digest, self.incarnation)
+            && let Some(partial) = blob.partial_mut()
+            && partial
+                .leases
+                .get(&index)
+                .is_some_and(|current| current.id == lease.id)
+        {
+            partial.leases.remove(&index);
+        }
+        drop(shelf);
+        self.store.inner.settled.notify_all();
+    }
+}
