@@ -5,6 +5,7 @@
 //! so nobody behind the border asks again. Not here: signatures and memberships, which say whom to believe, and sockets.
 //! docs/PROTOCOL.md tells who says what, when.
 
+mod answer;
 mod ask;
 mod code;
 mod frame;
@@ -23,7 +24,8 @@ pub mod schema {
 
 use thiserror::Error;
 
-pub use ask::{Answer, Ask, ManifestAnswer, ManifestAsk, OpenAnswer, Refusal, Secret, Source};
+pub use answer::{Answer, ManifestAnswer, OpenAnswer, Refusal};
+pub use ask::{Ask, ManifestAsk, Secret, Source};
 pub use code::{Blame, CloseCode, RefusalCode};
 pub use frame::{FrameDecoder, encode_frame};
 pub use peer::{Hello, PeerMessage, Welcome};

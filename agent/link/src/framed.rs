@@ -85,6 +85,12 @@ impl SendHalf {
         let _ = self.0.finish();
     }
 
+    /// Nothing more will be sent, and what was sent does not count: the other side reads an error, not an end. A half that is
+    /// dropped without this looks finished to it.
+    pub fn abort(&mut self) {
+        let _ = self.0.reset(quinn::VarInt::from_u32(0));
+    }
+
     /// Waits until the other side has taken everything, or gave the stream up (`false`).
     pub async fn taken(&mut self) -> bool {
         matches!(self.0.stopped().await, Ok(None))
@@ -123,7 +129,7 @@ impl RecvHalf {
     }
 
     /// Up to `max` bytes that are no message, as they come; `None` at the end. They are not copied.
-    pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, FrameError> {
+    pub async fn read_bytes(&mut self, max: usize) -> Result<Option<Bytes>, FrameError> {
         Ok(self.0.read_chunk(max, true).await?.map(|chunk| chunk.bytes))
     }
 }

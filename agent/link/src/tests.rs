@@ -137,7 +137,7 @@ async fn questions_are_answered_on_their_own_stream() {
         stream.send.write_message(&question).await.unwrap();
         stream.send.finish();
         let answer: Answer = stream.recv.read_message().await.unwrap();
-        (answer, stream.recv.read_chunk(9).await.unwrap())
+        (answer, stream.recv.read_bytes(9).await.unwrap())
     };
     let answering = async {
         let mut stream = accepted.link.accept_ask().await.unwrap();
