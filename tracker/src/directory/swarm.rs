@@ -206,10 +206,6 @@ impl Swarm {
         self.seeding
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.members.len()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -337,7 +333,10 @@ mod tests {
         let mut swarm = swarm_of(4);
         swarm.join(PeerSlot(1), Role::Agent, &zone("a"), Part::Seeding, 9);
         swarm.join(PeerSlot(9), Role::Origin, &zone("a"), Part::Seeding, 9);
-        assert_eq!((swarm.agents(), swarm.seeding(), swarm.len()), (4, 1, 5));
+        assert_eq!(
+            (swarm.agents(), swarm.seeding(), swarm.members.len()),
+            (4, 1, 5)
+        );
         swarm.leave(PeerSlot(0), Instant::from_nanos(1));
         let mut listed: Vec<PeerSlot> = swarm
             .zones()

@@ -121,7 +121,7 @@ fn silent_peer_expires_and_a_talking_one_does_not() {
     leech(&mut directory, &agent(1), at(0));
     let mut now = at(0);
     for _ in 0..20 {
-        now = now + Duration::from_secs(30);
+        now += Duration::from_secs(30);
         directory.handle_announce(&agent(1), &Announce::default(), now);
         if directory.next_timeout().is_some_and(|due| due <= now) {
             directory.handle_timeout(now);
@@ -537,7 +537,7 @@ proptest! {
                     directory.peer_lost(peer(who), now);
                 }
                 Step::Pass { seconds } => {
-                    now = now + Duration::from_secs(seconds);
+                    now += Duration::from_secs(seconds);
                     directory.handle_timeout(now);
                     let gone: Vec<u32> = seen.iter().filter(|(_, seen)| **seen + Duration::from_secs(90) <= now).map(|(who, _)| *who).collect();
                     for who in gone {
