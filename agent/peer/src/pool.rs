@@ -70,7 +70,6 @@ mod tests {
         }
         timeout(DEADLINE, all.join_all()).await.unwrap();
         assert!((1..=BLOCKING_WORK_MAX).contains(&most.load(Ordering::SeqCst)));
-        assert_eq!(TURNS.available_permits(), BLOCKING_WORK_MAX);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use shoal_proto::{Bitfield, Digest, PieceProof};
 
@@ -100,6 +101,9 @@ pub(super) fn recover(
         ops: Vec::new(),
     };
     let noted = recovery.take_clean_marker()?;
+    if noted.is_none() {
+        recovery.sync_folders()?;
+    }
     let mut files = recovery.files()?;
     let uses = recovery.uses()?;
     let mut shelf = Shelf {
@@ -224,6 +228,21 @@ impl Recovery<'_> {
         Ok(uses)
     }
 
+    /// A process that was killed may have made folders that it had no time to sync.
+    fn sync_folders(&self) -> Result<(), StoreError> {
+        self.sync_dir(self.layout.root())?;
+        self.sync_dir(&self.layout.blobs())?;
+        ALGORITHMS
+            .iter()
+            .try_for_each(|algorithm| self.sync_dir(&self.layout.algorithm_dir(*algorithm)))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        self.disk
+            .sync_dir(dir)
+            .map_err(|e| StoreError::io("sync", dir, e))
+    }
+
     fn files(&self) -> Result<HashMap<Digest, Files>, StoreError> {
         let mut files: HashMap<Digest, Files> = HashMap::new();
         for algorithm in ALGORITHMS {
@@ -299,6 +318,7 @@ impl Recovery<'_> {
         }
         // The commit got as far as the rename, so all proofs are durable, unless the index lost more than it may.
         if self.proofs(record)?.len() == record.info.geometry.pieces().len() {
+            self.sync_dir(&self.layout.blob_dir(digest))?; // the rename, perhaps not yet
             self.record(record, RecordedState::Complete);
             return Ok(Some(State::Complete));
         }

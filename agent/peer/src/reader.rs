@@ -1,0 +1,216 @@
+//! Verified bytes of one blob, in order, while later pieces still land.
+//!
+//! A reader reads from the store and from nowhere else, so every byte it yields lies in a held piece (I1). Between
+//! two reads it holds nothing; the bytes it hands out hold a loan on the node's read budget until the client's
+//! socket has taken them. When the budget is spent, a reader goes on in small steps rather than wait.
+//!
+//! Not here: where pieces come from. A reader tells where it stands (see `cursor`) and is woken when something
+//! landed (see `view`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_proto::limits::{READ_BYTES_MAX, READ_FLOOR_BYTES, READER_STALL_MAX};
+use shoal_proto::{BlobInfo, ByteRange, Digest, FailReason};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::cursor::Seat;
+use crate::exchange::budget::{ByteBudget, tie};
+use crate::handle::OpenError;
+use crate::pool;
+use crate::store::{Pin, Store, StoreError};
+use crate::view::{BlobView, Phase};
+
+/// Why a reader ends before its range does. The response must be cut short of its length.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The swarm was given up.
+    #[error("blob {} cannot be had any more: {reason:?}", digest.short())]
+    Failed {
+        /// Which blob.
+        digest: Digest,
+        /// What the core says.
+        reason: FailReason,
+    },
+    /// This process is going down.
+    #[error("shutting down")]
+    ShuttingDown,
+    /// Nothing landed where the reader stands for too long.
+    #[error("no byte for {}s at offset {at}", waited.as_secs())]
+    Stalled {
+        /// Where the reader stood.
+        at: u64,
+        /// How long it stood there.
+        waited: Duration,
+    },
+    /// The store could not be read, or lost what it held.
+    #[error("the store failed: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Reads one blob, or one range of it, once, from front to end.
+#[derive(Debug)]
+pub struct BlobReader {
+    store: Store,
+    /// Keeps the blob from being evicted while it is read.
+    _pin: Pin,
+    info: BlobInfo,
+    at: u64,
+    end: u64,
+    /// Present while the blob is arriving.
+    follow: Option<(Seat, watch::Receiver<BlobView>)>,
+    budget: ByteBudget,
+    broken: bool,
+}
+
+impl BlobReader {
+    pub(crate) fn complete(store: Store, pin: Pin, info: BlobInfo, budget: ByteBudget) -> Self {
+        let end = info.geometry.blob_bytes();
+        Self {
+            store,
+            _pin: pin,
+            info,
+            at: 0,
+            end,
+            follow: None,
+            budget,
+            broken: false,
+        }
+    }
+
+    pub(crate) fn arriving(
+        store: Store,
+        pin: Pin,
+        info: BlobInfo,
+        follow: (Seat, watch::Receiver<BlobView>),
+        budget: ByteBudget,
+    ) -> Self {
+        let mut reader = Self::complete(store, pin, info, budget);
+        reader.follow = Some(follow);
+        reader
+    }
+
+    pub(crate) fn narrowed(mut self, range: Option<ByteRange>) -> Result<Self, OpenError> {
+        if let Some(range) = range {
+            self.narrow(range)?;
+        }
+        Ok(self)
+    }
+
+    /// Reads this range only; an end behind the blob's end is cut to it. To be called before the first byte was
+    /// read, where the range could not be known before the length was.
+    pub fn narrow(&mut self, range: ByteRange) -> Result<(), OpenError> {
+        let blob_bytes = self.info.geometry.blob_bytes();
+        let end = range.end.min(blob_bytes);
+        if range.start > end || (range.start == blob_bytes && blob_bytes > 0) {
+            return Err(OpenError::OutOfRange {
+                start: range.start,
+                blob_bytes,
+            });
+        }
+        self.at = range.start;
+        self.end = end;
+        self.tell_cursor();
+        Ok(())
+    }
+
+    /// The blob's shape.
+    pub fn info(&self) -> &BlobInfo {
+        &self.info
+    }
+
+    /// The length of the whole blob, whatever range is read.
+    pub fn blob_bytes(&self) -> u64 {
+        self.info.geometry.blob_bytes()
+    }
+
+    /// Bytes that are still to come.
+    pub fn remaining(&self) -> u64 {
+        self.end - self.at
+    }
+
+    /// Whether the blob was complete when it was opened: then every byte comes from this node's own store.
+    pub fn was_complete(&self) -> bool {
+        self.follow.is_none()
+    }
+
+    /// The next bytes, at most [`READ_BYTES_MAX`]; `None` at the end of the range. After an error, always `None`.
+    ///
+    /// Cancel safe: a dropped call has consumed nothing.
+    pub async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
+        if self.broken || self.at >= self.end {
+            return None;
+        }
+        let read = self.read_on().await;
+        match &read {
+            Ok(bytes) => {
+                self.at += bytes.len() as u64;
+                self.tell_cursor();
+            }
+            Err(_) => self.broken = true,
+        }
+        Some(read)
+    }
+
+    async fn read_on(&mut self) -> Result<Bytes, ReadError> {
+        loop {
+            // The view is marked as seen before the store is asked: a piece that lands in between wakes us again.
+            let phase = self
+                .follow
+                .as_mut()
+                .map(|(_, view)| view.borrow_and_update().phase.clone());
+            match self.read_held().await {
+                Ok(bytes) => return Ok(bytes),
+                Err(StoreError::NotHeld { .. }) if phase.is_some() => {}
+                Err(error) => return Err(error.into()),
+            }
+            match phase {
+                Some(Phase::Failed(reason)) => {
+                    let digest = self.info.digest;
+                    return Err(ReadError::Failed { digest, reason });
+                }
+                Some(Phase::Closing) => return Err(ReadError::ShuttingDown),
+                Some(Phase::Arriving(_) | Phase::Complete(_) | Phase::Opening) | None => {}
+            }
+            self.wait_for_more().await?;
+        }
+    }
+
+    async fn wait_for_more(&mut self) -> Result<(), ReadError> {
+        let Some((_, view)) = &mut self.follow else {
+            return Err(ReadError::ShuttingDown);
+        };
+        match timeout(READER_STALL_MAX, view.changed()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::ShuttingDown),
+            Err(_) => Err(ReadError::Stalled {
+                at: self.at,
+                waited: READER_STALL_MAX,
+            }),
+        }
+    }
+
+    /// Reads to the end of the piece at most, since the next one may not be held.
+    async fn read_held(&self) -> Result<Bytes, StoreError> {
+        let geometry = self.info.geometry;
+        let piece_end = geometry
+            .piece_at(self.at)
+            .map_or(self.end, |piece| geometry.range_of(piece).end);
+        let left = usize::try_from(piece_end.min(self.end) - self.at).unwrap_or(usize::MAX);
+        let loan = self.budget.try_borrow(left.min(READ_BYTES_MAX));
+        let len = loan.as_ref().map_or(left.min(READ_FLOOR_BYTES), |loan| loan.bytes());
+        let (store, digest, at) = (self.store.clone(), self.info.digest, self.at);
+        let bytes = pool::run(move || store.read(&digest, at, len)).await?;
+        Ok(match loan {
+            Some(loan) => tie(bytes, loan),
+            None => bytes,
+        })
+    }
+
+    fn tell_cursor(&self) {
+        if let Some((seat, _)) = &self.follow {
+            seat.advance(self.at, u64::from(self.info.geometry.piece_bytes()));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! One state for each peer of this process, over all swarms: what its link does, how fast it is, whether it is
+//! banned.
+//!
+//! Not here: what a peer holds of one blob (`swarm::neighbours`), and whom to dial (`node::links`). Peers are
+//! found by [`PeerIx`], a slot that is reused only after [`PeerBook::forget`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::swarm::SwarmIx;
+use crate::{Digest, Instant, PeerId, Role, Zone, limits};
+
+/// A peer's place in the book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PeerIx(u32);
+
+/// What the link with a peer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    /// The last dial failed: not before this moment.
+    BackingOff { until: Instant },
+    /// We asked for a link.
+    Dialing,
+    /// No link, and nothing against one.
+    Known,
+    /// The link is up.
+    Live,
+}
+
+/// A measured rate: an average that forgets, so that yesterday's congestion does not condemn a peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rate(f64);
+
+impl Rate {
+    /// Weight of the newest sample.
+    const NEWEST: f64 = 0.3;
+
+    /// Takes in that `bytes` took `span`.
+    pub(crate) fn sample(&mut self, bytes: u64, span: Duration) {
+        let secs = span.as_secs_f64().max(1e-6);
+        let sample = bytes as f64 / secs;
+        self.0 = if self.0 == 0.0 { sample } else { self.0 + Self::NEWEST * (sample - self.0) };
+    }
+
+    /// Takes in that nothing came in a time in which something should have.
+    pub(crate) fn punish(&mut self, at_most_bytes_per_sec: f64) {
+        self.0 = if self.0 == 0.0 { at_most_bytes_per_sec } else { (self.0 * 0.5).min(at_most_bytes_per_sec) };
+    }
+
+    /// Bytes per second; `None` until something was measured.
+    pub(crate) fn bytes_per_sec(self) -> Option<f64> {
+        (self.0 > 0.0).then_some(self.0)
+    }
+}
+
+/// All that this process knows of one peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) role: Role,
+    pub(crate) zone: Zone,
+    pub(crate) addr: Option<SocketAddr>,
+    pub(crate) link: LinkState,
+    /// Dials that failed in a row.
+    pub(crate) dial_failures: u32,
+    pub(crate) banned_until: Option<Instant>,
+    /// It said it has no slot: do not ask for anything before this moment.
+    pub(crate) busy_until: Option<Instant>,
+    /// Times in a row that it let a fetch starve.
+    pub(crate) stalls: u32,
+    /// What it sends us.
+    pub(crate) download: Rate,
+    /// What it takes from us.
+    pub(crate) upload: Rate,
+    /// From our question to its no.
+    pub(crate) rtt: Duration,
+    /// Fetches under way from it, and their bytes.
+    pub(crate) in_flight: u32,
+    pub(crate) queued_bytes: u64,
+    /// When its last piece was complete: the next one in its pipeline is timed from here.
+    pub(crate) last_fetched: Instant,
+    /// When a piece last went either way; the link budget evicts the oldest.
+    pub(crate) last_useful: Instant,
+    /// Swarms in which it is a neighbour, in the order of joining.
+    pub(crate) swarms: Vec<SwarmIx>,
+    /// Swarms it named that we take no part in yet, oldest first.
+    pub(crate) interests: Vec<Digest>,
+}
+
+impl Peer {
+    /// May be asked and served.
+    pub(crate) fn is_live(&self) -> bool {
+        self.link == LinkState::Live
+    }
+
+    /// Remembers a swarm it named that we know nothing of.
+    pub(crate) fn remember_interest(&mut self, digest: Digest) {
+        if self.interests.contains(&digest) {
+            return;
+        }
+        if self.interests.len() >= limits::INTERESTS_PER_PEER_MAX {
+            self.interests.remove(0);
+        }
+        self.interests.push(digest);
+    }
+}
+
+/// Every peer that was ever named to us and is still worth remembering.
+#[derive(Debug, Default)]
+pub(crate) struct PeerBook {
+    slots: Vec<Option<Peer>>,
+    free: Vec<PeerIx>,
+    by_id: FxHashMap<PeerId, PeerIx>,
+    live: usize,
+    dialing: usize,
+}
+
+impl PeerBook {
+    /// Peers with a link.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Peers with a link or about to have one.
+    pub(crate) fn linked(&self) -> usize {
+        self.live + self.dialing
+    }
+
+    pub(crate) fn find(&self, id: &PeerId) -> Option<PeerIx> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(crate) fn get(&self, ix: PeerIx) -> &Peer {
+        self.slots[ix.0 as usize].as_ref().expect("a PeerIx is dropped before its slot is freed")
+    }
+
+    pub(crate) fn get_mut(&mut self, ix: PeerIx) -> &mut Peer {
+        self.slots[ix.0 as usize].as_mut().expect("a PeerIx is dropped before its slot is freed")
+    }
+
+    /// Every peer, in the order of its slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerIx, &Peer)> {
+        (0u32..).zip(&self.slots).filter_map(|(ix, slot)| slot.as_ref().map(|peer| (PeerIx(ix), peer)))
+    }
+
+    /// Finds the peer, or makes room for it.
+    pub(crate) fn intern(&mut self, id: PeerId, role: Role, zone: &Zone, now: Instant) -> PeerIx {
+        if let Some(ix) = self.find(&id) {
+            return ix;
+        }
+        if self.by_id.len() >= limits::KNOWN_PEERS_MAX {
+            self.forget_stalest(now);
+        }
+        let peer = Peer {
+            id,
+            role,
+            zone: zone.clone(),
+            addr: None,
+            link: LinkState::Known,
+            dial_failures: 0,
+            banned_until: None,
+            busy_until: None,
+            stalls: 0,
+            download: Rate::default(),
+            upload: Rate::default(),
+            rtt: limits::RTT_GUESS,
+            in_flight: 0,
+            queued_bytes: 0,
+            last_fetched: now,
+            last_useful: now,
+            swarms: Vec::new(),
+            interests: Vec::new(),
+        };
+        let ix = if let Some(ix) = self.free.pop() {
+            self.slots[ix.0 as usize] = Some(peer);
+            ix
+        } else {
+            let ix = PeerIx(u32::try_from(self.slots.len()).expect("bounded by KNOWN_PEERS_MAX and the links"));
+            self.slots.push(Some(peer));
+            ix
+        };
+        self.by_id.insert(id, ix);
+        ix
+    }
+
+    /// Changes what the link does; the only writer of `Peer::link`.
+    pub(crate) fn set_link(&mut self, ix: PeerIx, link: LinkState) {
+        let was = std::mem::replace(&mut self.get_mut(ix).link, link);
+        for (state, step) in [(was, -1isize), (link, 1)] {
+            match state {
+                LinkState::Live => self.live = self.live.saturating_add_signed(step),
+                LinkState::Dialing => self.dialing = self.dialing.saturating_add_signed(step),
+                LinkState::BackingOff { .. } | LinkState::Known => {}
+            }
+        }
+    }
+
+    /// Makes room: the peer without a link, a swarm or a running ban that was useful longest ago.
+    fn forget_stalest(&mut self, now: Instant) {
+        let stalest = self
+            .iter()
+            .filter(|(_, peer)| {
+                matches!(peer.link, LinkState::Known | LinkState::BackingOff { .. })
+                    && peer.swarms.is_empty()
+                    && peer.banned_until.is_none_or(|until| until <= now)
+            })
+            .min_by_key(|(ix, peer)| (peer.last_useful, *ix))
+            .map(|(ix, _)| ix);
+        if let Some(ix) = stalest {
+            self.forget(ix);
+        }
+    }
+
+    fn forget(&mut self, ix: PeerIx) {
+        if let Some(peer) = self.slots[ix.0 as usize].take() {
+            self.by_id.remove(&peer.id);
+            self.free.push(ix);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer_id(n: u8) -> PeerId {
+        PeerId::from_bytes(&[n; 32]).unwrap()
+    }
+
+    #[test]
+    fn counts_follow_the_link_state() {
+        let mut book = PeerBook::default();
+        let now = Instant::from_nanos(0);
+        let ix = book.intern(peer_id(1), Role::Agent, &Zone::default(), now);
+        assert_eq!(book.intern(peer_id(1), Role::Agent, &Zone::default(), now), ix);
+        book.set_link(ix, LinkState::Dialing);
+        assert_eq!((book.live(), book.linked()), (0, 1));
+        book.set_link(ix, LinkState::Live);
+        assert_eq!((book.live(), book.linked()), (1, 1));
+        book.set_link(ix, LinkState::Known);
+        assert_eq!((book.live(), book.linked()), (0, 0));
+    }
+
+    #[test]
+    fn a_full_book_forgets_the_stalest_and_never_a_banned_one() {
+        let mut book = PeerBook::default();
+        let start = Instant::from_nanos(0);
+        let later = start + Duration::from_secs(1);
+        let id = |n: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            PeerId::from_bytes(&bytes).unwrap()
+        };
+        for n in 0..limits::KNOWN_PEERS_MAX {
+            let ix = book.intern(id(n), Role::Agent, &Zone::default(), start);
+            if n == 0 {
+                book.get_mut(ix).banned_until = Some(later + Duration::from_secs(60));
+            }
+        }
+        book.intern(id(limits::KNOWN_PEERS_MAX), Role::Agent, &Zone::default(), later);
+        assert!(book.find(&id(0)).is_some(), "banned: must be remembered");
+        assert!(book.find(&id(1)).is_none(), "stalest: goes");
+    }
+
+    #[test]
+    fn a_rate_forgets() {
+        let mut rate = Rate::default();
+        assert!(rate.bytes_per_sec().is_none());
+        rate.sample(1000, Duration::from_secs(1));
+        for _ in 0..20 {
+            rate.sample(100, Duration::from_secs(1));
+        }
+        assert!(rate.bytes_per_sec().unwrap() < 110.0);
+    }
+}
