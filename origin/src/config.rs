@@ -64,7 +64,7 @@ pub struct ListenSection {
 #[serde(default, deny_unknown_fields)]
 pub struct PeersSection {
     pub listen: SocketAddr,
-    /// Where agents reach this origin, `host:port` or `ip:port`, when it is not where it comes from.
+    /// Where agents reach this origin, as `ip:port`, when it is not where it comes from.
     pub advertise: Option<SocketAddr>,
     /// Payload that may be in memory at once, over all transfers and readers.
     pub buffers: ByteSize,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_peer::store::{PieceWriter, Store, StoreError, StoredBlob};
-use shoal_peer::{Handle, OpenAnswer, pool};
+use shoal_peer::{Handle, OpenAnswer, SeedError, pool};
 use shoal_proto::{Bitfield, BlobInfo, Digest, Geometry, OriginKey, PieceHasher, PieceIndex, PieceProof};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -182,25 +182,28 @@ impl Inner {
         let _turn = self.turn().await?;
         let handle = self.handle.get().ok_or(IngestError::Stopping)?;
         let registry = self.upstreams.registry(&repository.registry)?;
-        let held = self.held(&digest).await?;
-        let from = held.as_ref().map_or(0, first_missing);
-        let mut pull = registry.pull(&repository.name, &digest, from).await?;
-        let geometry = Geometry::for_blob(pull.blob_bytes()).map_err(|error| UpstreamError::BadAnswer {
-            registry: repository.registry.clone(),
-            detail: error.to_string(),
-        })?;
-        if held.as_ref().is_some_and(|held| held.info.geometry != geometry) {
-            // What is here was cut from something else; the pull began in its middle.
-            self.discard(digest).await?;
-            pull = registry.pull(&repository.name, &digest, 0).await?;
+        let mut held = self.held(&digest).await?;
+        if let Some(whole) = held.as_ref().filter(|held| held.held.is_full()) {
+            // Every piece was stored, and the end was not reached: no byte is needed from upstream.
+            return self.conclude(lead, handle, whole.info).await;
         }
-        let from = if held.as_ref().is_some_and(|held| held.info.geometry == geometry) { from } else { 0 };
+        let mut from = held.as_ref().map_or(0, first_missing);
+        let mut pull = registry.pull(&repository.name, &digest, from).await?;
+        let geometry = Geometry::for_blob(pull.blob_bytes()).map_err(|error| {
+            UpstreamError::BadAnswer {
+                registry: repository.registry.clone(),
+                detail: error.to_string(),
+            }
+        })?;
+        if held.take_if(|held| held.info.geometry != geometry).is_some() {
+            // What is here was cut from something else, and the pull began in its middle.
+            self.discard(digest).await?;
+            from = 0;
+            pull = registry.pull(&repository.name, &digest, from).await?;
+        }
         let info = BlobInfo::sign(&self.key, digest, geometry);
         let pin = self.store.pin(&digest);
-        handle.seed(info).await.map_err(|error| UpstreamError::Unavailable {
-            registry: repository.registry.clone(),
-            detail: error.to_string(),
-        })?;
+        handle.seed(info).await.map_err(no_seed)?;
         lead.opened(info);
         tracing::debug!(digest = %digest.short(), from, blob_bytes = geometry.blob_bytes(), "a blob is coming in");
 
@@ -211,6 +214,20 @@ impl Inner {
         intake.finish().await?;
         drop(pin);
         Ok(())
+    }
+
+    async fn conclude(
+        &self,
+        lead: &Lead<Digest, BlobInfo>,
+        handle: &Handle,
+        info: BlobInfo,
+    ) -> Result<(), IngestError> {
+        let _pin = self.store.pin(&info.digest);
+        handle.seed(info).await.map_err(no_seed)?;
+        lead.opened(info);
+        Intake::new(self, handle, info, None, info.geometry.blob_bytes())
+            .finish()
+            .await
     }
 
     async fn turn(&self) -> Result<SemaphorePermit<'_>, IngestError> {
@@ -245,6 +262,13 @@ impl Inner {
         if let Some(handle) = self.handle.get() {
             handle.poisoned(digest).await;
         }
+    }
+}
+
+fn no_seed(error: SeedError) -> IngestError {
+    match error {
+        SeedError::ShuttingDown => IngestError::Stopping,
+        SeedError::Store(error) => IngestError::Store(error),
     }
 }
 

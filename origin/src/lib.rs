@@ -22,4 +22,7 @@ mod run;
 mod seeder;
 mod server;
 
+#[cfg(test)]
+mod tests;
+
 pub use run::{Origin, OriginError, run};

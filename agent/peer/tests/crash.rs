@@ -320,6 +320,15 @@ fn check_useful(story: &Story, machine: &Machine, store: Store, context: &str) {
             "{context}: wrong bytes in a finished blob"
         );
     }
+    for specimen in &story.blobs {
+        if store.lookup(&specimen.digest()).is_none() {
+            store.create(&specimen.info).expect(context);
+            for piece in 0..specimen.pieces() {
+                specimen.store_piece(&store, piece).expect(context);
+            }
+            store.commit(&specimen.digest()).expect(context);
+        }
+    }
     let blobs = store.blobs().len();
     store.close().expect(context);
     drop(store);

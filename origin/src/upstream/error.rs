@@ -165,8 +165,9 @@ impl UpstreamError {
             Self::BadAnswer { .. }
             | Self::ForbiddenAddress { .. }
             | Self::NoLength { .. }
-            | Self::TooLarge { .. }
-            | Self::WrongDigest { .. } => Duration::from_secs(5),
+            | Self::TooLarge { .. } => Duration::from_secs(5),
+            // To find it wrong again would cost the whole download again.
+            Self::WrongDigest { .. } => Duration::from_secs(60),
         }
     }
 

@@ -79,8 +79,7 @@ struct Inode {
 impl Inode {
     fn after(&self, aftermath: Aftermath, chance: &mut Chance) -> Self {
         let bytes = match aftermath {
-            Aftermath::Kept => self.bytes.clone(),
-            Aftermath::Lost => self.durable.clone(),
+            Aftermath::Kept | Aftermath::Lost => self.durable.clone(),
             Aftermath::Torn(_) => {
                 let mut torn = self.durable.to_vec();
                 if torn.len() < self.bytes.len() && chance.below(2) == 0 {
@@ -125,6 +124,11 @@ impl CrashDisk {
     /// The disk as the next process finds it.
     pub(crate) fn after(&self, aftermath: Aftermath, power: Power) -> Self {
         let world = self.world();
+        if aftermath == Aftermath::Kept {
+            // Nothing became durable by it: the machine may still lose power later.
+            let world = Arc::new(Mutex::new(world.clone()));
+            return Self { power, world };
+        }
         let mut chance = Chance::new(if let Aftermath::Torn(seed) = aftermath {
             seed
         } else {
@@ -132,8 +136,7 @@ impl CrashDisk {
         });
         let mut names = world.durable_names.clone();
         let survivors = match aftermath {
-            Aftermath::Kept => world.pending.len(),
-            Aftermath::Lost => 0,
+            Aftermath::Kept | Aftermath::Lost => 0,
             Aftermath::Torn(_) => {
                 let most = world.pending.len() as u64;
                 usize::try_from(chance.below(most + 1)).unwrap()

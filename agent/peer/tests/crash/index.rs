@@ -44,10 +44,13 @@ impl CrashIndex {
     /// The index as the next process finds it.
     pub(crate) fn after(&self, aftermath: Aftermath, power: Power) -> Self {
         let log = self.log.lock().unwrap();
+        if aftermath == Aftermath::Kept {
+            let log = Arc::new(Mutex::new(log.clone()));
+            return Self { power, log };
+        }
         let mut map = log.durable.clone();
         let survivors = match aftermath {
-            Aftermath::Kept => log.pending.len(),
-            Aftermath::Lost => 0,
+            Aftermath::Kept | Aftermath::Lost => 0,
             Aftermath::Torn(seed) => {
                 let most = log.pending.len() as u64;
                 usize::try_from(Chance::new(!seed).below(most + 1)).unwrap()
