@@ -74,14 +74,10 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_panics_gives_its_turn_back() {
-        let work = tokio::spawn(run(|| panic!("the work failed")));
-        assert!(
-            timeout(DEADLINE, work)
-                .await
-                .unwrap()
-                .unwrap_err()
-                .is_panic()
-        );
+        let mut work = JoinSet::new();
+        work.spawn(run(|| panic!("the work failed")));
+        let ended = timeout(DEADLINE, work.join_next()).await.unwrap().unwrap();
+        assert!(ended.unwrap_err().is_panic());
         assert_eq!(timeout(DEADLINE, run(|| 7)).await.unwrap(), 7);
     }
 }

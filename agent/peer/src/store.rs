@@ -9,6 +9,7 @@
 //!
 //! docs/STORAGE.md draws the layout and tells what a crash at any moment leaves.
 
+mod claim;
 mod complete;
 pub mod disk;
 mod error;
@@ -16,6 +17,8 @@ mod evict;
 mod facts;
 pub mod index;
 mod layout;
+#[cfg(test)]
+mod model;
 mod partial;
 mod read;
 mod record;
@@ -32,15 +35,16 @@ use std::time::Duration;
 
 use shoal_proto::{Bitfield, BlobInfo, Digest, PieceIndex, PieceProof};
 
+pub use self::claim::Pin;
 pub use self::error::StoreError;
 pub use self::partial::PieceWriter;
 pub use self::read::Recheck;
 pub use self::recover::RecoveryReport;
 pub use self::space::Usage;
 
-use self::disk::{DirLock, Disk, DiskFile};
+use self::disk::{DirLock, Disk};
 use self::facts::Facts;
-use self::index::{Durability, Index, IndexError, IndexOp, RocksIndex};
+use self::index::{Durability, Index, IndexError, IndexOp, OpenIndex, RocksIndex};
 use self::layout::{FileName, Layout};
 use self::shelf::{Blob, Shelf, State};
 
@@ -128,7 +132,7 @@ impl Store {
     pub fn open_with(
         options: StoreOptions,
         disk: Arc<dyn Disk>,
-        open_index: &dyn Fn(&Path) -> Result<Arc<dyn Index>, IndexError>,
+        open_index: &OpenIndex<'_>,
     ) -> Result<(Self, RecoveryReport), StoreError> {
         let layout = Layout::new(&options.dir);
         let lock = recover::take_folder(&*disk, &layout)?;
@@ -229,44 +233,10 @@ impl Store {
             .map_err(|e| self.index_error(e))?;
         value
             .and_then(|value| record::decode_proof(&value, &geometry))
-            .ok_or(StoreError::NotHeld {
+            .ok_or_else(|| StoreError::NotHeld {
                 digest: *digest,
                 offset: geometry.range_of(piece).start,
             })
-    }
-
-    /// Notes a use, so that the blob is evicted later than those used before.
-    pub fn touch(&self, digest: &Digest) {
-        let last_used = {
-            let mut shelf = self.shelf();
-            let newest = shelf.last_use;
-            if shelf
-                .blobs
-                .get(digest)
-                .is_none_or(|blob| blob.last_used == newest)
-            {
-                return;
-            }
-            let next = shelf.next_use();
-            if let Some(blob) = shelf.blobs.get_mut(digest) {
-                blob.last_used = next;
-            }
-            next
-        };
-        let note = IndexOp::Put(record::use_key(digest), record::encode_use(last_used));
-        if let Err(error) = self.apply(vec![note], Durability::Lazy) {
-            tracing::debug!(digest = %digest.short(), %error, "use not recorded");
-        }
-    }
-
-    /// Keeps a blob, stored now or later, from being evicted, and its file open, until the pin is dropped.
-    pub fn pin(&self, digest: &Digest) -> Pin {
-        *self.shelf().pins.entry(*digest).or_default() += 1;
-        self.touch(digest);
-        Pin {
-            store: self.clone(),
-            digest: *digest,
-        }
     }
 
     /// Removes a blob, pinned or not; readers of it get [`StoreError::NotFound`]. Nothing happens when it is not there.
@@ -317,73 +287,6 @@ impl Store {
             error,
         )
     }
-
-    /// The sole right to hash, rename or remove a blob's file; waits for whoever has it now.
-    fn claim(&self, digest: &Digest) -> Result<Claim, StoreError> {
-        let mut shelf = self
-            .inner
-            .settled
-            .wait_while(self.shelf(), |shelf| {
-                shelf.blobs.get(digest).is_some_and(|blob| blob.claimed)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        let blob = shelf
-            .blobs
-            .get_mut(digest)
-            .ok_or(StoreError::NotFound { digest: *digest })?;
-        blob.claimed = true;
-        Ok(Claim {
-            store: self.clone(),
-            digest: *digest,
-            incarnation: blob.incarnation,
-        })
-    }
-
-    /// As [`claim`](Self::claim), or `None` when somebody has it.
-    fn try_claim(&self, digest: &Digest) -> Result<Option<Claim>, StoreError> {
-        let mut shelf = self.shelf();
-        let blob = shelf
-            .blobs
-            .get_mut(digest)
-            .ok_or(StoreError::NotFound { digest: *digest })?;
-        if std::mem::replace(&mut blob.claimed, true) {
-            return Ok(None);
-        }
-        Ok(Some(Claim {
-            store: self.clone(),
-            digest: *digest,
-            incarnation: blob.incarnation,
-        }))
-    }
-
-    /// The blob's open file. Its name may change while we look, so both are tried, twice.
-    fn file(&self, digest: &Digest, incarnation: u64) -> Result<Arc<dyn DiskFile>, StoreError> {
-        if let Some(file) = &self.shelf().same_blob(digest, incarnation)?.file {
-            return Ok(file.clone());
-        }
-        let mut names = [FileName::Complete, FileName::Partial]
-            .iter()
-            .cycle()
-            .take(4);
-        let file = loop {
-            let Some(name) = names.next() else {
-                return Err(StoreError::NotFound { digest: *digest });
-            };
-            let path = self.inner.layout.blob(digest, *name);
-            match self.inner.disk.open(&path) {
-                Ok(file) => break file,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(StoreError::io("open", &path, e)),
-            }
-        };
-        let mut shelf = self.shelf();
-        let pinned = shelf.is_pinned(digest);
-        let blob = shelf.same_blob(digest, incarnation)?;
-        if pinned {
-            blob.file = Some(file.clone());
-        }
-        Ok(file)
-    }
 }
 
 fn stored(blob: &Blob) -> StoredBlob {
@@ -391,49 +294,5 @@ fn stored(blob: &Blob) -> StoredBlob {
         info: blob.info,
         held: blob.held(),
         complete: blob.is_complete(),
-    }
-}
-
-/// A blob in use; dropping it is the end of the use.
-#[derive(Debug)]
-pub struct Pin {
-    store: Store,
-    digest: Digest,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut shelf = self.store.shelf();
-        let Some(pins) = shelf.pins.get_mut(&self.digest) else {
-            return;
-        };
-        *pins -= 1;
-        if *pins > 0 {
-            return;
-        }
-        shelf.pins.remove(&self.digest);
-        let file = shelf
-            .blobs
-            .get_mut(&self.digest)
-            .and_then(|blob| blob.file.take());
-        drop(shelf);
-        drop(file); // closes it, which is a call to the disk
-    }
-}
-
-/// See [`Store::claim`].
-#[derive(Debug)]
-struct Claim {
-    store: Store,
-    digest: Digest,
-    incarnation: u64,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Ok(blob) = self.store.shelf().same_blob(&self.digest, self.incarnation) {
-            blob.claimed = false;
-        }
-        self.store.inner.settled.notify_all();
     }
 }

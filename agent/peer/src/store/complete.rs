@@ -11,13 +11,14 @@ use std::sync::atomic::Ordering;
 
 use shoal_proto::{ByteRange, Digest, DigestHasher};
 
+use super::claim::Claim;
 use super::error::StoreError;
 use super::index::{Durability, IndexOp};
 use super::layout::FileName;
 use super::read::{file_range, hash_matches};
 use super::record::{self, BlobRecord, RecordedState};
 use super::shelf::State;
-use super::{Claim, READ_BYTES_MAX, Store};
+use super::{READ_BYTES_MAX, Store};
 
 impl Store {
     /// Work that is better done while a blob arrives than at its end: hashes the contiguous prefix as far as it has grown,
@@ -216,7 +217,7 @@ impl Store {
                 })
             });
             if !sound && self.lose(digest, claim.incarnation, piece).is_ok() {
-                first_lost = first_lost.or(Some(piece.get()));
+                first_lost.get_or_insert_with(|| piece.get());
             }
         }
         if let Some(piece) = first_lost {
@@ -230,5 +231,109 @@ impl Store {
             tracing::warn!(digest = %digest.short(), %error, "wrong blob not wholly erased");
         }
         StoreError::WrongDigest { digest: *digest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::specimen::{Bench, Specimen, WatchedDisk};
+
+    #[test]
+    fn pieces_in_order_are_committed_without_reading_any_again() {
+        let (bench, disk) = (Bench::new(), WatchedDisk::default());
+        let store = bench.open_on(&disk);
+        Specimen::new(b"in order", (5 << 20) + 3)
+            .store_all(&store)
+            .unwrap();
+        assert_eq!(disk.read_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_was_hashed_on_the_way_is_not_read_again_at_the_end() {
+        let (bench, disk) = (Bench::new(), WatchedDisk::default());
+        let store = bench.open_on(&disk);
+        let blob = Specimen::new(b"reversed", (4 << 20) + 3);
+        store.create(&blob.info).unwrap();
+        for piece in (0..blob.pieces()).rev() {
+            blob.store_piece(&store, piece).unwrap();
+            store.advance(&blob.digest()).unwrap();
+        }
+        let read = disk.read_bytes.load(Ordering::Relaxed);
+        assert_eq!(
+            read,
+            (3 << 20) + 3,
+            "all but the first piece, which came last"
+        );
+        store.commit(&blob.digest()).unwrap();
+        assert_eq!(disk.read_bytes.load(Ordering::Relaxed), read);
+    }
+
+    #[test]
+    fn a_blob_that_lacks_pieces_is_not_committed() {
+        let bench = Bench::new();
+        let store = bench.open();
+        let blob = Specimen::new(b"lacking", 3 << 20);
+        store.create(&blob.info).unwrap();
+        blob.store_piece(&store, 1).unwrap();
+        assert!(matches!(
+            store.commit(&blob.digest()),
+            Err(StoreError::Incomplete { missing: 2, .. })
+        ));
+        assert!(matches!(
+            store.commit(&Digest::Sha256([0; 32])),
+            Err(StoreError::NotFound { .. })
+        ));
+        blob.store_piece(&store, 0).unwrap();
+        blob.store_piece(&store, 2).unwrap();
+        store.commit(&blob.digest()).unwrap();
+        store.commit(&blob.digest()).unwrap(); // twice is as good as once
+        store.advance(&blob.digest()).unwrap();
+    }
+
+    #[test]
+    fn sound_pieces_of_a_wrong_blob_are_discarded_and_the_origin_is_to_blame() {
+        let bench = Bench::new();
+        let store = bench.open();
+        let blob = Specimen::new(b"lie", (1 << 20) + 1).misnamed();
+        assert!(matches!(
+            blob.store_all(&store),
+            Err(StoreError::WrongDigest { .. })
+        ));
+        assert!(store.lookup(&blob.digest()).is_none());
+        assert!(!bench.file_of(&blob.digest(), ".partial").exists());
+        assert_eq!(
+            (store.faults().wrong_digests, store.faults().pieces_lost),
+            (1, 0)
+        );
+        assert_eq!(store.usage().used_bytes, 0);
+    }
+
+    #[test]
+    fn a_piece_that_the_disk_changed_before_the_commit_is_missing_and_the_rest_kept() {
+        let bench = Bench::new();
+        let store = bench.open();
+        let blob = Specimen::new(b"rot", 3 << 20);
+        store.create(&blob.info).unwrap();
+        for piece in [2, 1, 0] {
+            blob.store_piece(&store, piece).unwrap();
+        }
+        bench.flip(&bench.file_of(&blob.digest(), ".partial"), (1 << 20) + 77);
+        let error = store.commit(&blob.digest()).unwrap_err();
+        assert!(
+            matches!(error, StoreError::PieceLost { piece: 1, .. }),
+            "{error}"
+        );
+        let missing: Vec<u32> = store
+            .lookup(&blob.digest())
+            .unwrap()
+            .held
+            .iter_missing()
+            .map(|piece| piece.get())
+            .collect();
+        assert_eq!(missing, [1]);
+        blob.store_piece(&store, 1).unwrap();
+        store.commit(&blob.digest()).unwrap();
+        assert!(blob.read_all(&store).unwrap() == blob.bytes);
     }
 }

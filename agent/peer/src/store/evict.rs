@@ -5,12 +5,13 @@
 
 use shoal_proto::Digest;
 
+use super::Store;
+use super::claim::Claim;
 use super::error::StoreError;
 use super::index::{Durability, IndexOp};
 use super::layout::FileName;
 use super::record;
 use super::shelf::{Blob, Shelf};
-use super::{Claim, Store};
 
 /// Eviction begins when the quota would be passed, and goes on down to this share of it, so that it comes seldom.
 const LOW_WATERMARK_PERCENT: u64 = 90;
@@ -40,7 +41,7 @@ impl Shelf {
                 why,
             });
         }
-        let low = quota / 100 * LOW_WATERMARK_PERCENT;
+        let low = quota - quota / 100 * (100 - LOW_WATERMARK_PERCENT);
         Ok(self.take_oldest(wanted - low))
     }
 
@@ -119,5 +120,112 @@ impl Store {
             }
         }
         unrecorded.and(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::specimen::{Bench, Specimen};
+
+    const MIB: u64 = 1 << 20;
+
+    fn blobs<const N: usize>(lengths_mib: [u64; N]) -> [Specimen; N] {
+        std::array::from_fn(|i| {
+            Specimen::new(&[b'e', u8::try_from(i).unwrap()], lengths_mib[i] * MIB)
+        })
+    }
+
+    fn stored(store: &Store, blobs: &[Specimen]) -> Vec<bool> {
+        blobs
+            .iter()
+            .map(|blob| store.lookup(&blob.digest()).is_some())
+            .collect()
+    }
+
+    #[test]
+    fn least_recently_used_blobs_go_first_down_to_the_low_watermark() {
+        let bench = Bench::with_quota(10 * MIB);
+        let store = bench.open();
+        let all = blobs([2, 2, 3, 3, 1]);
+        for blob in &all[..4] {
+            blob.store_all(&store).unwrap();
+        }
+        store.touch(&all[0].digest());
+        // 10 MiB and 1 more, down to 9: the two least recently used are 1 (2 MiB) and then 2.
+        assert_eq!(store.create(&all[4].info).unwrap(), [all[1].digest()]);
+        assert_eq!(stored(&store, &all), [true, false, true, true, true]);
+        assert!(!bench.file_of(&all[1].digest(), "").exists());
+        assert_eq!(store.usage().used_bytes, 9 * MIB);
+        assert_eq!(store.evict_to_fit(MIB).unwrap(), []);
+        assert_eq!(store.evict_to_fit(2 * MIB).unwrap(), [all[2].digest()]);
+    }
+
+    #[test]
+    fn a_blob_in_use_is_never_evicted_and_nothing_goes_in_vain() {
+        let bench = Bench::with_quota(4 * MIB);
+        let store = bench.open();
+        let all = blobs([2, 2, 3, 2]);
+        all[0].store_all(&store).unwrap();
+        all[1].store_all(&store).unwrap();
+        let pin = store.pin(&all[0].digest());
+        assert!(matches!(
+            store.create(&all[2].info),
+            Err(StoreError::NoSpace { .. })
+        ));
+        assert_eq!(stored(&store, &all), [true, true, false, false]);
+        assert_eq!(store.create(&all[3].info).unwrap(), [all[1].digest()]);
+        let writer = store.writer(&all[3].digest(), all[3].piece(0)).unwrap();
+        drop(pin);
+        assert_eq!(store.evict_to_fit(2 * MIB).unwrap(), [all[0].digest()]);
+        assert!(matches!(
+            store.evict_to_fit(3 * MIB),
+            Err(StoreError::NoSpace { .. })
+        ));
+        drop(writer);
+        assert_eq!(store.evict_to_fit(3 * MIB).unwrap(), [all[3].digest()]); // partial and idle
+        assert_eq!(store.usage().used_bytes, 0);
+    }
+
+    #[test]
+    fn a_blob_larger_than_the_quota_evicts_nothing() {
+        let bench = Bench::with_quota(2 * MIB);
+        let store = bench.open();
+        let all = blobs([1, 3]);
+        all[0].store_all(&store).unwrap();
+        assert!(matches!(
+            store.create(&all[1].info),
+            Err(StoreError::NoSpace { .. })
+        ));
+        assert_eq!(stored(&store, &all), [true, false]);
+    }
+
+    #[test]
+    fn uses_are_remembered_over_a_restart() {
+        let bench = Bench::with_quota(4 * MIB);
+        let all = blobs([2, 2, 1]);
+        {
+            let store = bench.open();
+            all[0].store_all(&store).unwrap();
+            all[1].store_all(&store).unwrap();
+            drop(store.pin(&all[0].digest()));
+        }
+        let store = bench.open();
+        assert_eq!(store.create(&all[2].info).unwrap(), [all[1].digest()]);
+    }
+
+    #[test]
+    fn the_free_space_floor_is_kept_by_eviction_and_then_by_refusal() {
+        let mut bench = Bench::new();
+        let all = blobs([2, 1]);
+        all[0].store_all(&bench.open()).unwrap();
+        bench.options.free_floor_bytes = u64::MAX / 2;
+        let store = bench.open();
+        assert!(matches!(
+            store.create(&all[1].info),
+            Err(StoreError::NoSpace { .. })
+        ));
+        assert_eq!(stored(&store, &all), [false, false]);
+        assert_eq!(store.usage().used_bytes, 0);
     }
 }

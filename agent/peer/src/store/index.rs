@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, IteratorMode, LogLevel, Options, ReadOptions,
@@ -52,16 +53,18 @@ pub struct IndexError {
     pub what: String,
 }
 
+/// Sees one pair, and says whether it wants more.
+pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// Opens the index in a folder.
+pub type OpenIndex<'a> = dyn Fn(&Path) -> Result<Arc<dyn Index>, IndexError> + 'a;
+
 /// An ordered map from bytes to bytes.
 pub trait Index: Debug + Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError>;
     fn apply(&self, ops: Vec<IndexOp>, durability: Durability) -> Result<(), IndexError>;
     /// All pairs whose key begins with `prefix`, in order of keys, until the visitor breaks.
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), IndexError>;
+    fn scan(&self, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), IndexError>;
     /// Makes everything that was applied durable.
     fn sync(&self) -> Result<(), IndexError>;
 }
@@ -119,11 +122,7 @@ impl Index for RocksIndex {
         Ok(self.db.write_opt(batch, &options)?)
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), IndexError> {
+    fn scan(&self, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), IndexError> {
         let mut options = ReadOptions::default();
         options.set_iterate_range(prefix.to_vec()..prefix_end(prefix.to_vec()));
         for pair in self.db.iterator_opt(IteratorMode::Start, options) {

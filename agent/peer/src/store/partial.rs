@@ -107,18 +107,18 @@ impl Store {
         let claimed = blob.claimed;
         let held = blob.holds(piece);
         let mut ahead = None;
-        let mut place = Place::Nowhere;
+        let mut sink = Sink::Nowhere;
         if let Some(partial) = blob.partial_mut()
             && !held
         {
             if !claimed && partial.running.next == piece.get() {
                 ahead = Some(partial.running.hasher.clone());
             }
-            place = match partial.leases.entry(piece.get()) {
-                Entry::Occupied(_) => Place::Gathering { bytes: Vec::new() },
+            sink = match partial.leases.entry(piece.get()) {
+                Entry::Occupied(_) => Sink::Memory { bytes: Vec::new() },
                 Entry::Vacant(vacant) => {
                     vacant.insert(lease.clone());
-                    Place::InPlace {
+                    Sink::File {
                         lease,
                         pending: Vec::new(),
                         pending_bytes: 0,
@@ -140,7 +140,7 @@ impl Store {
             hasher,
             ahead,
             received_bytes: 0,
-            place,
+            sink,
             _pin: pin,
         })
     }
@@ -159,15 +159,15 @@ pub struct PieceWriter {
     /// The whole blob's hash up to and with what was written, when the piece is the next of the contiguous prefix.
     ahead: Option<DigestHasher>,
     received_bytes: u64,
-    place: Place,
+    sink: Sink,
     _pin: Pin,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Sink {
     /// The whole piece in memory: at most one piece length.
-    Gathering { bytes: Vec<u8> },
-    InPlace {
+    Memory { bytes: Vec<u8> },
+    File {
         lease: Arc<Lease>,
         pending: Vec<Bytes>,
         pending_bytes: usize,
@@ -191,9 +191,9 @@ impl PieceWriter {
             if let Some(ahead) = &mut self.ahead {
                 ahead.update(part);
             }
-            match &mut self.place {
-                Place::Gathering { bytes } => bytes.extend_from_slice(part),
-                Place::InPlace {
+            match &mut self.sink {
+                Sink::Memory { bytes } => bytes.extend_from_slice(part),
+                Sink::File {
                     pending,
                     pending_bytes,
                     ..
@@ -204,7 +204,7 @@ impl PieceWriter {
                         self.flush()?;
                     }
                 }
-                Place::Nowhere => {}
+                Sink::Nowhere => {}
             }
         }
         Ok(())
@@ -223,7 +223,7 @@ impl PieceWriter {
                 piece: self.piece.get(),
             });
         }
-        if matches!(self.place, Place::Gathering { .. }) && !self.seize()? {
+        if matches!(self.sink, Sink::Memory { .. }) && !self.seize()? {
             return Ok(()); // held already
         }
         self.flush()?;
@@ -237,7 +237,7 @@ impl PieceWriter {
 
     /// Turns gathered, verified bytes into a write in place, revoking another writer's lease. False when the piece is held.
     fn seize(&mut self) -> Result<bool, StoreError> {
-        let Place::Gathering { bytes } = &mut self.place else {
+        let Sink::Memory { bytes } = &mut self.sink else {
             return Ok(true);
         };
         let bytes = Bytes::from(std::mem::take(bytes));
@@ -259,7 +259,7 @@ impl PieceWriter {
                     _ => {
                         partial.leases.insert(index, lease.clone());
                         let pending_bytes = bytes.len();
-                        self.place = Place::InPlace {
+                        self.sink = Sink::File {
                             lease,
                             pending: vec![bytes],
                             pending_bytes,
@@ -277,19 +277,19 @@ impl PieceWriter {
     /// Writes what is pending, unless the lease was revoked.
     fn flush(&mut self) -> Result<(), StoreError> {
         let start = self.geometry.range_of(self.piece).start;
-        let Place::InPlace {
+        let Sink::File {
             lease,
             pending,
             pending_bytes,
             flushed_bytes,
-        } = &mut self.place
+        } = &mut self.sink
         else {
             return Ok(());
         };
         let state = lease.lock();
         if *state == LeaseState::Revoked {
             drop(state);
-            self.place = Place::Nowhere;
+            self.sink = Sink::Nowhere;
             return Ok(());
         }
         let written = self.file.write_at(start + *flushed_bytes, pending);
@@ -311,7 +311,7 @@ impl PieceWriter {
         if partial.held.contains(self.piece) {
             return Ok(());
         }
-        let mine = matches!(&self.place, Place::InPlace { lease, .. }
+        let mine = matches!(&self.sink, Sink::File { lease, .. }
             if partial.leases.get(&index).is_some_and(|current| current.id == lease.id));
         if !mine {
             return Err(StoreError::Superseded {
@@ -351,7 +351,7 @@ impl Drop for PieceWriter {
         let index = self.piece.get();
         let mut shelf = self.store.shelf();
         shelf.writers -= 1;
-        if let Place::InPlace { lease, .. } = &self.place
+        if let Sink::File { lease, .. } = &self.sink
             && let Ok(blob) = shelf.same_blob(&self.digest, self.incarnation)
             && let Some(partial) = blob.partial_mut()
             && partial
@@ -363,5 +363,208 @@ impl Drop for PieceWriter {
         }
         drop(shelf);
         self.store.inner.settled.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_proto::DigestAlgorithm;
+
+    use super::*;
+    use crate::store::specimen::{Bench, SIZES, Specimen};
+
+    /// Bytes of a piece's length that are not the piece.
+    fn wrong(blob: &Specimen, piece: u32) -> Bytes {
+        blob.piece_bytes(piece).iter().map(|byte| !byte).collect()
+    }
+
+    fn begun(bench: &Bench, blob_bytes: u64) -> (Store, Specimen) {
+        let store = bench.open();
+        let blob = Specimen::new(b"begun", blob_bytes);
+        store.create(&blob.info).unwrap();
+        (store, blob)
+    }
+
+    #[test]
+    fn blobs_of_every_boundary_length_are_stored_and_read_back() {
+        let bench = Bench::new();
+        let store = bench.open();
+        for (why, blob_bytes) in SIZES {
+            for algorithm in [DigestAlgorithm::Sha256, DigestAlgorithm::Sha512] {
+                let blob = Specimen::named_by(algorithm, why.as_bytes(), blob_bytes);
+                blob.store_all(&store)
+                    .unwrap_or_else(|error| panic!("{why}: {error}"));
+                let stored = store.lookup(&blob.digest()).unwrap();
+                assert!(stored.complete && stored.held.is_full(), "{why}");
+                assert!(blob.read_all(&store).unwrap() == blob.bytes, "{why}");
+                assert!(bench.file_of(&blob.digest(), "").exists(), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_that_does_not_match_its_proof_stays_missing() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, (2 << 20) + 9);
+        let digest = blob.digest();
+        let cases = [
+            ("one byte short", blob.piece_bytes(0).slice(1..), 0),
+            ("other bytes", wrong(&blob, 0), 0),
+            ("the proof of another piece", blob.piece_bytes(0), 1),
+            ("nothing", Bytes::new(), 0),
+        ];
+        for (what, bytes, proof) in cases {
+            let mut writer = store.writer(&digest, blob.piece(0)).unwrap();
+            writer.write(&[bytes]).unwrap();
+            let error = writer.finish(&blob.proof(proof)).unwrap_err();
+            assert!(error.is_senders_fault(), "{what}: {error}");
+            assert!(store.lookup(&digest).unwrap().held.is_empty(), "{what}");
+        }
+        blob.store_piece(&store, 0).unwrap();
+        assert_eq!(store.lookup(&digest).unwrap().held.count(), 1);
+    }
+
+    #[test]
+    fn more_bytes_than_a_piece_has_are_refused_at_once() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, (1 << 20) + 9);
+        let mut writer = store.writer(&blob.digest(), blob.piece(1)).unwrap();
+        writer.write(&[blob.piece_bytes(1)]).unwrap();
+        let error = writer.write(&[Bytes::from_static(b"x")]).unwrap_err();
+        assert!(matches!(
+            error,
+            StoreError::WrongLength {
+                expected: 9,
+                got: 10,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn the_first_to_verify_wins_and_the_loser_overwrites_nothing() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, 3 << 20);
+        let (digest, piece, proof) = (blob.digest(), blob.piece(1), blob.proof(1));
+        let half = blob.piece_bytes(1).len() / 2;
+
+        let mut liar = store.writer(&digest, piece).unwrap();
+        liar.write(&[wrong(&blob, 1).slice(..half)]).unwrap();
+        let mut second = store.writer(&digest, piece).unwrap();
+        second.write(&[blob.piece_bytes(1)]).unwrap();
+        let mut third = store.writer(&digest, piece).unwrap();
+        third.write(&[blob.piece_bytes(1)]).unwrap();
+
+        second.finish(&proof).unwrap();
+        liar.write(&[wrong(&blob, 1).slice(half..)]).unwrap();
+        assert!(matches!(
+            liar.finish(&proof),
+            Err(StoreError::Corrupt { piece: 1, .. })
+        ));
+        third.finish(&proof).unwrap(); // held already is as good as held by me
+        assert!(store.read(&digest, 1 << 20, 1 << 20).unwrap() == blob.piece_bytes(1));
+    }
+
+    #[test]
+    fn a_piece_that_is_held_is_checked_and_not_written() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, 1 << 20);
+        blob.store_piece(&store, 0).unwrap();
+        let mut late = store.writer(&blob.digest(), blob.piece(0)).unwrap();
+        late.write(&[wrong(&blob, 0)]).unwrap();
+        assert!(matches!(
+            late.finish(&blob.proof(0)),
+            Err(StoreError::Corrupt { .. })
+        ));
+        blob.store_piece(&store, 0).unwrap();
+        assert!(store.read(&blob.digest(), 0, 1 << 20).unwrap() == blob.bytes);
+    }
+
+    #[test]
+    fn a_writer_that_is_dropped_leaves_its_place_to_the_next() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, 1 << 20);
+        for _ in 0..3 {
+            let mut writer = store.writer(&blob.digest(), blob.piece(0)).unwrap();
+            writer
+                .write(&[blob.piece_bytes(0).slice(..700 << 10)])
+                .unwrap();
+            assert!(matches!(
+                writer.sink,
+                Sink::File {
+                    flushed_bytes: 716_800,
+                    ..
+                }
+            ));
+        }
+        assert_eq!(store.shelf().writers, 0);
+        blob.store_piece(&store, 0).unwrap();
+        store.commit(&blob.digest()).unwrap();
+    }
+
+    #[test]
+    fn writers_on_threads_agree_on_one_piece() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, 2 << 20);
+        let (digest, good, bad) = (blob.digest(), blob.piece_bytes(0), wrong(&blob, 0));
+        for _ in 0..20 {
+            std::thread::scope(|threads| {
+                for sender in 0..6 {
+                    let bytes = if sender % 2 == 0 { &good } else { &bad };
+                    let (store, blob) = (&store, &blob);
+                    threads.spawn(move || {
+                        let mut writer = store.writer(&digest, blob.piece(0)).unwrap();
+                        let parts = (0..16).map(|part| bytes.slice(part << 16..(part + 1) << 16));
+                        parts.for_each(|part| writer.write(&[part]).unwrap());
+                        match writer.finish(&blob.proof(0)) {
+                            Ok(()) | Err(StoreError::Superseded { .. }) => {
+                                assert_eq!(sender % 2, 0)
+                            }
+                            Err(error) => {
+                                assert!(sender % 2 == 1 && error.is_senders_fault(), "{error}")
+                            }
+                        }
+                    });
+                }
+            });
+            assert!(store.read(&digest, 0, 1 << 20).unwrap() == good);
+            store.discard(&digest).unwrap();
+            store.create(&blob.info).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_late_writer_of_a_discarded_blob_does_not_speak_for_the_new_one() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, 1 << 20);
+        let mut late = store.writer(&blob.digest(), blob.piece(0)).unwrap();
+        late.write(&[blob.piece_bytes(0)]).unwrap();
+        store.discard(&blob.digest()).unwrap();
+        store.create(&blob.info).unwrap();
+        assert!(matches!(
+            late.finish(&blob.proof(0)),
+            Err(StoreError::NotFound { .. })
+        ));
+        assert!(store.lookup(&blob.digest()).unwrap().held.is_empty());
+        store.close().unwrap();
+        drop(store);
+        let (store, report) = bench.open_reported();
+        assert!(report.clean_stop);
+        assert!(store.lookup(&blob.digest()).unwrap().held.is_empty());
+    }
+
+    #[test]
+    fn the_same_blob_may_be_created_again_and_one_of_another_shape_not() {
+        let bench = Bench::new();
+        let (store, blob) = begun(&bench, 9 << 20);
+        blob.store_piece(&store, 3).unwrap();
+        store.create(&blob.info).unwrap();
+        assert_eq!(store.lookup(&blob.digest()).unwrap().held.count(), 1);
+        let mut other = blob.info;
+        other.geometry = Geometry::try_new(9 << 20, 2 << 20).unwrap();
+        assert!(matches!(
+            store.create(&other),
+            Err(StoreError::GeometryConflict { .. })
+        ));
     }
 }

@@ -212,12 +212,12 @@ mod tests {
             let record = BlobRecord {
                 state,
                 incarnation: 7,
-                info: specimen.info.clone(),
+                info: specimen.info,
             };
             let back = BlobRecord::decode(&record.encode()).unwrap();
             assert_eq!(
                 (back.state, back.incarnation, back.info),
-                (state, 7, specimen.info.clone())
+                (state, 7, specimen.info)
             );
         }
         let proof = specimen.proof(1);
@@ -233,7 +233,7 @@ mod tests {
         let record = BlobRecord {
             state: RecordedState::Partial,
             incarnation: 1,
-            info: specimen.info.clone(),
+            info: specimen.info,
         };
         let mut value = record.encode();
         value[0] = VALUE_VERSION + 1;

@@ -5,20 +5,21 @@
 //! is believed when the length is right and every piece has its proof; of a partial file, what the index claims is hashed
 //! first, unless the last stop was clean and the claim is one of those noted then. Whatever is neither is removed.
 
+mod settle;
+
 use std::collections::HashMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use shoal_proto::{Bitfield, Digest, PieceProof};
+use shoal_proto::Digest;
 
-use super::disk::{DirLock, Disk, DiskFile};
+use super::disk::{DirLock, Disk};
 use super::error::StoreError;
 use super::index::{Durability, Index, IndexError, IndexOp};
 use super::layout::{ALGORITHMS, FileName, Layout, parse_file_name};
-use super::read::hash_matches;
-use super::record::{self, BlobRecord, RecordedState};
-use super::shelf::{Blob, Partial, Shelf, State};
+use super::record::{self, BlobRecord};
+use super::shelf::{Blob, Shelf, State};
 
 /// What opening found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,129 +277,6 @@ impl Recovery<'_> {
         Ok(files)
     }
 
-    /// What a recorded blob is from now on; `None` when there is nothing left of it.
-    fn settle(
-        &mut self,
-        record: &BlobRecord,
-        files: Files,
-        noted: Option<&Noted>,
-    ) -> Result<Option<State>, StoreError> {
-        let digest = &record.info.digest;
-        if files.complete {
-            if files.partial {
-                self.remove(digest, FileName::Partial)?;
-            }
-            return self.settle_complete(record);
-        }
-        if !files.partial {
-            return Ok(None);
-        }
-        let trusted = match record.state {
-            RecordedState::Partial => noted.and_then(|noted| noted.get(digest)).and_then(|value| {
-                record::decode_held(value, record.incarnation, &record.info.geometry)
-            }),
-            RecordedState::Complete => None, // a piece was lost, and the process with it, before that was recorded
-        };
-        self.settle_partial(record, trusted.as_ref())
-    }
-
-    fn settle_complete(&mut self, record: &BlobRecord) -> Result<Option<State>, StoreError> {
-        let digest = &record.info.digest;
-        let path = self.layout.blob(digest, FileName::Complete);
-        let file = self
-            .disk
-            .open(&path)
-            .map_err(|e| StoreError::io("open", &path, e))?;
-        let bytes = file.len().map_err(|e| StoreError::io("stat", &path, e))?;
-        if bytes != record.info.geometry.blob_bytes() {
-            return Ok(None);
-        }
-        if record.state == RecordedState::Complete {
-            return Ok(Some(State::Complete));
-        }
-        // The commit got as far as the rename, so all proofs are durable, unless the index lost more than it may.
-        if self.proofs(record)?.len() == record.info.geometry.pieces().len() {
-            self.sync_dir(&self.layout.blob_dir(digest))?; // the rename, perhaps not yet
-            self.record(record, RecordedState::Complete);
-            return Ok(Some(State::Complete));
-        }
-        let partial = self.layout.blob(digest, FileName::Partial);
-        self.disk
-            .rename(&path, &partial)
-            .map_err(|e| StoreError::io("rename", &path, e))?;
-        self.settle_partial(record, None)
-    }
-
-    /// Believes the pieces that a clean stop noted, and of the others those whose bytes match.
-    fn settle_partial(
-        &mut self,
-        record: &BlobRecord,
-        trusted: Option<&Bitfield>,
-    ) -> Result<Option<State>, StoreError> {
-        let geometry = record.info.geometry;
-        let path = self.layout.blob(&record.info.digest, FileName::Partial);
-        let file = self
-            .disk
-            .open(&path)
-            .map_err(|e| StoreError::io("open", &path, e))?;
-        let bytes = file.len().map_err(|e| StoreError::io("stat", &path, e))?;
-        let trusted = trusted.filter(|_| bytes == geometry.blob_bytes());
-        if bytes > geometry.blob_bytes() {
-            return Ok(None);
-        }
-        let mut held = Bitfield::new(geometry.piece_count());
-        let mut hashed_bytes = 0;
-        for proof in self.proofs(record)? {
-            let sound = match trusted {
-                Some(noted) => noted.contains(proof.index),
-                None => {
-                    hashed_bytes += u64::from(geometry.len_of(proof.index));
-                    self.matches(&*file, &proof, record)
-                }
-            };
-            if sound {
-                held.set(proof.index);
-            } else {
-                self.report.pieces_dropped += 1;
-                let key =
-                    record::proof_key(&record.info.digest, record.incarnation, proof.index.get());
-                self.ops.push(IndexOp::Delete(key));
-            }
-        }
-        if record.state != RecordedState::Partial {
-            self.record(record, RecordedState::Partial);
-        }
-        let mut partial = Partial::new(&record.info.digest, held);
-        partial.unsynced_bytes = hashed_bytes; // read from the page cache, perhaps
-        Ok(Some(State::Partial(partial)))
-    }
-
-    fn matches(&mut self, file: &dyn DiskFile, proof: &PieceProof, record: &BlobRecord) -> bool {
-        self.report.pieces_hashed += 1;
-        let range = record.info.geometry.range_of(proof.index);
-        hash_matches(file, range, &proof.hash).unwrap_or(false)
-    }
-
-    fn proofs(&self, record: &BlobRecord) -> Result<Vec<PieceProof>, StoreError> {
-        let mut proofs = Vec::new();
-        let prefix = record::incarnation_prefix(&record.info.digest, record.incarnation);
-        self.scan(&prefix, &mut |_, value| {
-            proofs.extend(record::decode_proof(value, &record.info.geometry))
-        })?;
-        Ok(proofs)
-    }
-
-    fn record(&mut self, record: &BlobRecord, state: RecordedState) {
-        let record = BlobRecord {
-            state,
-            ..record.clone()
-        };
-        self.ops.push(IndexOp::Put(
-            record::blob_key(&record.info.digest),
-            record.encode(),
-        ));
-    }
-
     fn drop_blob(&mut self, digest: &Digest, files: Files) -> Result<(), StoreError> {
         self.report.blobs_dropped += 1;
         self.ops.push(IndexOp::Delete(record::blob_key(digest)));
@@ -449,5 +327,171 @@ impl Recovery<'_> {
 
     fn index_error(&self, error: IndexError) -> StoreError {
         StoreError::index(self.layout.root(), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::Store;
+    use crate::store::disk::OsDisk;
+    use crate::store::index::RocksIndex;
+    use crate::store::specimen::{Bench, Specimen};
+
+    fn reopen(bench: &Bench) -> Result<Store, StoreError> {
+        Store::open(bench.options.clone(), Arc::new(OsDisk)).map(|(store, _)| store)
+    }
+
+    #[test]
+    fn a_clean_stop_is_believed_once() {
+        let bench = Bench::new();
+        let blob = Specimen::new(b"clean", 3 << 20);
+        let (store, report) = bench.open_reported();
+        assert!(report.clean_stop, "a new folder has nothing to mend");
+        store.create(&blob.info).unwrap();
+        blob.store_piece(&store, 1).unwrap();
+        store.close().unwrap();
+        assert!(matches!(store.create(&blob.info), Err(StoreError::Closed)));
+        assert!(matches!(
+            store.writer(&blob.digest(), blob.piece(0)),
+            Err(StoreError::Closed)
+        ));
+        drop(store);
+        let expected = RecoveryReport {
+            clean_stop: true,
+            partial_blobs: 1,
+            ..RecoveryReport::default()
+        };
+        let (store, report) = bench.open_reported();
+        assert_eq!(report, expected);
+        drop(store); // killed
+        let expected = RecoveryReport {
+            partial_blobs: 1,
+            pieces_hashed: 1,
+            ..RecoveryReport::default()
+        };
+        let (store, report) = bench.open_reported();
+        assert_eq!(report, expected);
+        assert!(
+            store
+                .lookup(&blob.digest())
+                .unwrap()
+                .held
+                .contains(blob.piece(1))
+        );
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused_by_name() {
+        let bench = Bench::new();
+        let _first = bench.open();
+        let error = reopen(&bench).unwrap_err();
+        assert!(matches!(error, StoreError::Locked { .. }));
+        let text = error.to_string();
+        assert!(
+            text.contains(bench.options.dir.to_str().unwrap()) && text.contains("data_dir"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_refused_by_name() {
+        let mut bench = Bench::new();
+        let file = bench.options.dir.with_file_name("a-file");
+        std::fs::write(&file, b"").unwrap();
+        for dir in [
+            file.clone(),
+            file.join("below"),
+            bench.options.dir.join("no/parent"),
+        ] {
+            bench.options.dir.clone_from(&dir);
+            let error = reopen(&bench).unwrap_err();
+            assert!(matches!(error, StoreError::Unwritable { .. }), "{error}");
+            assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_left_alone() {
+        let bench = Bench::new();
+        drop(bench.open());
+        let newer = IndexOp::Put(
+            record::SCHEMA_KEY.to_vec(),
+            record::encode_schema(record::SCHEMA_VERSION + 1),
+        );
+        {
+            let index = RocksIndex::open(&bench.options.dir.join("meta")).unwrap();
+            index.apply(vec![newer], Durability::Synced).unwrap();
+        }
+        for _ in 0..2 {
+            let error = reopen(&bench).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    StoreError::NewerSchema {
+                        found: 2,
+                        known: 1,
+                        ..
+                    }
+                ),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_without_a_record_and_records_without_a_file_are_settled() {
+        let bench = Bench::new();
+        let [gone, short, kept] =
+            [b"gone", b"shrt", b"kept"].map(|seed| Specimen::new(seed, (1 << 20) + 7));
+        {
+            let store = bench.open();
+            for blob in [&gone, &short, &kept] {
+                blob.store_all(&store).unwrap();
+            }
+        }
+        std::fs::remove_file(bench.file_of(&gone.digest(), "")).unwrap();
+        std::fs::write(bench.file_of(&short.digest(), ""), b"too short").unwrap();
+        let orphan = Specimen::new(b"orphan", 5);
+        let paths = ["", ".partial"].map(|suffix| bench.file_of(&orphan.digest(), suffix));
+        std::fs::create_dir_all(paths[0].parent().unwrap()).unwrap();
+        paths
+            .iter()
+            .for_each(|path| std::fs::write(path, b"?").unwrap());
+        let foreign = paths[0].with_file_name("README");
+        std::fs::write(&foreign, b"not ours").unwrap();
+
+        let (store, report) = bench.open_reported();
+        let expected = RecoveryReport {
+            complete_blobs: 1,
+            blobs_dropped: 2,
+            orphan_files: 1,
+            ..RecoveryReport::default()
+        };
+        assert_eq!(report, expected);
+        assert!(foreign.exists() && paths.iter().all(|path| !path.exists()));
+        assert!(!bench.file_of(&short.digest(), "").exists());
+        assert_eq!(store.blobs().len(), 1);
+        assert!(kept.read_all(&store).unwrap() == kept.bytes);
+        assert_eq!(store.usage().used_bytes, (1 << 20) + 7);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_costs_its_blob_and_no_other() {
+        let bench = Bench::new();
+        let [good, bad] = [b"good", b"bad!"].map(|seed| Specimen::new(seed, 99));
+        {
+            let store = bench.open();
+            good.store_all(&store).unwrap();
+            bad.store_all(&store).unwrap();
+            let garbage = IndexOp::Put(record::blob_key(&bad.digest()), b"\x01garbage".to_vec());
+            store.apply(vec![garbage], Durability::Synced).unwrap();
+        }
+        let (store, report) = bench.open_reported();
+        assert_eq!((report.complete_blobs, report.blobs_dropped), (1, 1));
+        assert!(!bench.file_of(&bad.digest(), "").exists());
+        bad.store_all(&store).unwrap();
     }
 }

@@ -1,6 +1,10 @@
 //! For tests: blobs of known bytes with real proofs, and a folder to put a store in. Not here: any test.
 
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use shoal_proto::{
@@ -8,7 +12,7 @@ use shoal_proto::{
 };
 use tempfile::TempDir;
 
-use super::disk::OsDisk;
+use super::disk::{DirEntry, DirLock, Disk, DiskFile, OsDisk};
 use super::{RecoveryReport, Store, StoreError, StoreOptions};
 
 /// Blob lengths at every boundary of the shortest piece, each with its reason.
@@ -140,9 +144,23 @@ impl Bench {
         self.open_reported().0
     }
 
+    pub(crate) fn open_on(&self, disk: &WatchedDisk) -> Store {
+        Store::open(self.options.clone(), Arc::new(disk.clone()))
+            .unwrap()
+            .0
+    }
+
     pub(crate) fn open_reported(&self) -> (Store, RecoveryReport) {
         assert!(self.dir.path().exists());
         Store::open(self.options.clone(), Arc::new(OsDisk)).unwrap()
+    }
+
+    /// Bit rot.
+    pub(crate) fn flip(&self, path: &Path, offset: u64) {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[usize::try_from(offset).unwrap()] ^= 0x40;
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&bytes, 0).unwrap(); // in place: whoever has it open sees it
     }
 
     /// Where a blob's file is now.
@@ -155,5 +173,89 @@ impl Bench {
             .join(algorithm)
             .join(&hex[..2])
             .join(hex + suffix)
+    }
+}
+
+/// The real disk, with a count of bytes read, and a switch that makes reads fail as a broken medium does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WatchedDisk {
+    pub(crate) read_bytes: Arc<AtomicU64>,
+    pub(crate) unreadable: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct WatchedFile {
+    file: Arc<dyn DiskFile>,
+    disk: WatchedDisk,
+}
+
+impl WatchedDisk {
+    fn watch(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(WatchedFile {
+            file,
+            disk: self.clone(),
+        })
+    }
+}
+
+impl Disk for WatchedDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<bool> {
+        OsDisk.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        OsDisk.list(dir)
+    }
+
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.watch(OsDisk.create(path, bytes)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.watch(OsDisk.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        OsDisk.sync_dir(dir)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        OsDisk.free_bytes(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        OsDisk.lock(path)
+    }
+}
+
+impl DiskFile for WatchedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        if self.disk.unreadable.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(5)); // EIO
+        }
+        self.disk
+            .read_bytes
+            .fetch_add(len as u64, Ordering::Relaxed);
+        self.file.read_at(offset, len)
+    }
+
+    fn write_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+        self.file.write_at(offset, parts)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
     }
 }

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use shoal_peer::store::index::{Durability, Index, IndexError, IndexErrorKind, IndexOp};
+use shoal_peer::store::index::{Durability, Index, IndexError, IndexErrorKind, IndexOp, Visitor};
 
 use super::power::{Aftermath, Chance, Power, Reach};
 
@@ -107,11 +106,7 @@ impl Index for CrashIndex {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), IndexError> {
+    fn scan(&self, prefix: &[u8], visit: &mut Visitor<'_>) -> Result<(), IndexError> {
         let map = self.log.lock().unwrap().map.clone();
         for (key, value) in map
             .range(prefix.to_vec()..)
