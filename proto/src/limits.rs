@@ -191,6 +191,62 @@ pub const TRACKER_BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// The longest.
 pub const TRACKER_BACKOFF_MAX: Duration = Duration::from_secs(15);
 
+// ---------------------------------------------------------------- the store
+
+/// Bytes of a piece that are gathered before they go to the file: in cache still, and calls are few.
+pub const WRITE_BATCH_BYTES: usize = 512 << 10;
+/// Bytes written to a partial blob between two syncs of it, unless told otherwise: few dirty pages, few calls.
+pub const FLUSH_BYTES: u64 = 64 << 20;
+/// Eviction goes on down to this share of the quota, so that it comes seldom.
+pub const LOW_WATERMARK_PERCENT: u64 = 90;
+/// Closing a store waits this long for writers before it gives up on a clean stop.
+pub const STORE_CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Pieces that no longer matched their proof and are kept for people to look at.
+pub const QUARANTINED_MAX: usize = 16;
+/// Manifests kept: a node sees a few per image.
+pub const MANIFESTS_MAX: usize = 16_384;
+/// All manifests kept, in bytes.
+pub const MANIFESTS_BYTES_MAX: u64 = 128 << 20;
+/// Tags kept.
+pub const TAGS_MAX: usize = 65_536;
+/// All tags kept, in bytes.
+pub const TAGS_BYTES_MAX: u64 = 32 << 20;
+/// One tag's name and what is known of it, in bytes: registry, repository, tag, digest, a time.
+pub const TAG_ENTRY_BYTES_MAX: usize = 4 << 10;
+/// All memberships of origins kept, in bytes.
+pub const VOUCHED_BYTES_MAX: u64 = 1 << 20;
+/// Blocking calls at once, of one process: one disk's queue and a few cores.
+pub const BLOCKING_WORK_MAX: usize = 16;
+/// The index's unflushed writes, in bytes.
+pub const INDEX_WRITE_BUFFER_BYTES: usize = 4 << 20;
+/// The index's cache of blocks read, in bytes.
+pub const INDEX_BLOCK_CACHE_BYTES: usize = 8 << 20;
+/// The index's log of writes, in bytes.
+pub const INDEX_WAL_BYTES_MAX: u64 = 16 << 20;
+/// Files that the index keeps open.
+pub const INDEX_OPEN_FILES_MAX: i32 = 64;
+
+// ---------------------------------------------------------------- the mirror
+
+/// Clients' connections at once; over it, a connection is closed at once, which sends its client to the next host.
+pub const HTTP_CONNECTIONS_MAX: usize = 512;
+/// Reading a request's head, and keeping an idle connection.
+pub const HTTP_HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// A request's head, and what is written at once, in bytes: four times the longest Authorization.
+pub const HTTP_BUFFER_BYTES: usize = 64 << 10;
+/// From a request to the head of its answer. containerd gives up after 30 s.
+pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(25);
+/// A client that takes no byte for this long is cut off: some unpack while they read, but not this slowly.
+pub const HTTP_CLIENT_STALL_MAX: Duration = Duration::from_secs(300);
+/// Bytes of a refused upload that are read, so that its client sees the refusal.
+pub const HTTP_DRAIN_BYTES_MAX: usize = 4 << 20;
+/// The same in time.
+pub const HTTP_DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// Requests that the status tells of.
+pub const RECENT_REQUESTS_MAX: usize = 64;
+/// Offsets of one blob at which its open answers were cut, to be answered with a status the next time.
+pub const CUT_OFFSETS_MAX: usize = 64;
+
 // ---------------------------------------------------------------- the tracker
 
 /// Swarms that a tracker remembers.
@@ -225,6 +281,9 @@ const _: () = {
         "a bitfield fits a frame"
     );
     assert!(MANIFEST_BYTES_MAX < MANIFEST_FRAME_BYTES_MAX);
+    assert!(WRITE_BATCH_BYTES <= PIECE_BYTES_MIN as usize && READ_BYTES_MAX >= SERVE_STEP_BYTES);
+    assert!(MANIFESTS_BYTES_MAX > MANIFEST_BYTES_MAX as u64);
+    assert!(VOUCHED_BYTES_MAX >= (VOUCHED_ORIGINS_MAX * MEMBERSHIP_BYTES_MAX) as u64);
     assert!(HANDOUT_PEERS_MAX >= NEIGHBOURS && LINKS_MAX > 2 * NEIGHBOURS);
     assert!(
         PIECES_IN_FLIGHT_MIN <= PIECES_IN_FLIGHT_START
@@ -238,6 +297,11 @@ const _: () = {
     );
     assert!(FETCH_FLOOR_BYTES <= FETCH_BATCH_BYTES && READ_FLOOR_BYTES <= READ_BYTES_MAX);
     assert!(ASKS_WAITING_PER_LINK_MAX <= ASKS_PER_LINK_MAX);
+    assert!(
+        HTTP_ANSWER_DEADLINE.as_secs() < 30 && OPEN_DEADLINE.as_secs() < HTTP_ANSWER_DEADLINE.as_secs(),
+        "an origin's no reaches the client in time"
+    );
+    assert!(AUTHORIZATION_BYTES_MAX < HTTP_BUFFER_BYTES);
     assert!(
         OPEN_DEADLINE.as_secs() < 30,
         "containerd gives up on headers after 30 s"

@@ -6,11 +6,9 @@
 
 use std::panic::resume_unwind;
 
+use shoal_proto::limits::BLOCKING_WORK_MAX;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-
-/// Blocking work at once, in the process: enough to keep one disk's queue and a few cores busy.
-const BLOCKING_WORK_MAX: usize = 16;
 
 static TURNS: Semaphore = Semaphore::const_new(BLOCKING_WORK_MAX);
 

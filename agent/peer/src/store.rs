@@ -31,8 +31,8 @@ mod specimen;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use shoal_proto::limits::{FLUSH_BYTES, STORE_CLOSE_PATIENCE};
 use shoal_proto::{Bitfield, BlobInfo, Digest, PieceIndex, PieceProof};
 
 pub use self::claim::Pin;
@@ -47,11 +47,6 @@ use self::facts::Facts;
 use self::index::{Durability, Index, IndexError, IndexOp, OpenIndex, RocksIndex};
 use self::layout::{FileName, Layout};
 use self::shelf::{Blob, Shelf, State};
-
-/// The most that one read gives: larger answers save no system time worth the memory.
-pub const READ_BYTES_MAX: usize = 1 << 20;
-/// How long [`Store::close`] waits for piece writers before it gives up on a clean stop.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where a store is and how large it may grow.
 #[derive(Clone, Debug)]
@@ -72,7 +67,7 @@ impl StoreOptions {
             dir: dir.into(),
             quota_bytes: None,
             free_floor_bytes: 0,
-            flush_bytes: 64 << 20,
+            flush_bytes: FLUSH_BYTES,
         }
     }
 }
@@ -168,7 +163,7 @@ impl Store {
         let (shelf, patience) = self
             .inner
             .settled
-            .wait_timeout_while(shelf, CLOSE_PATIENCE, |shelf| {
+            .wait_timeout_while(shelf, STORE_CLOSE_PATIENCE, |shelf| {
                 shelf.writers > 0 || !shelf.in_passage.is_empty()
             })
             .unwrap_or_else(PoisonError::into_inner);

@@ -9,8 +9,10 @@
 
 use std::sync::atomic::Ordering;
 
+use shoal_proto::limits::READ_BYTES_MAX;
 use shoal_proto::{ByteRange, Digest, DigestHasher};
 
+use super::Store;
 use super::claim::Claim;
 use super::error::StoreError;
 use super::index::{Durability, IndexOp};
@@ -18,7 +20,6 @@ use super::layout::FileName;
 use super::read::{file_range, hash_matches};
 use super::record::{self, BlobRecord, RecordedState};
 use super::shelf::State;
-use super::{READ_BYTES_MAX, Store};
 
 impl Store {
     /// Work that is better done while a blob arrives than at its end: hashes the contiguous prefix as far as it has grown,

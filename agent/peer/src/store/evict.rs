@@ -4,6 +4,7 @@
 //! A blob leaves the shelf first, then its records, then its file: whatever a crash leaves of it, opening settles.
 
 use shoal_proto::Digest;
+use shoal_proto::limits::LOW_WATERMARK_PERCENT;
 
 use super::Store;
 use super::claim::Claim;
@@ -12,9 +13,6 @@ use super::index::{Durability, IndexOp};
 use super::layout::FileName;
 use super::record;
 use super::shelf::{Blob, Shelf};
-
-/// Eviction begins when the quota would be passed, and goes on down to this share of it, so that it comes seldom.
-const LOW_WATERMARK_PERCENT: u64 = 90;
 
 impl Shelf {
     /// Takes out least recently used blobs until `bytes` more fit the quota. When they cannot, nothing is taken.

@@ -8,26 +8,16 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use shoal_proto::limits::{MANIFEST_BYTES_MAX, VOUCHED_ORIGINS_MAX};
+use shoal_proto::limits::{
+    MANIFEST_BYTES_MAX, MANIFESTS_BYTES_MAX, MANIFESTS_MAX, TAG_ENTRY_BYTES_MAX, TAGS_BYTES_MAX,
+    TAGS_MAX, VOUCHED_BYTES_MAX, VOUCHED_ORIGINS_MAX,
+};
 use shoal_proto::{Digest, SignedMembership};
 
 use super::Store;
 use super::error::StoreError;
 use super::index::{Durability, Index, IndexError, IndexOp};
 use super::record;
-
-/// Manifests, at most: a node sees a few per image.
-const MANIFESTS_MAX: usize = 16_384;
-/// All manifests together, in bytes.
-const MANIFESTS_BYTES_MAX: u64 = 128 << 20;
-/// Tags, at most.
-const TAGS_MAX: usize = 65_536;
-/// All tags together, in bytes.
-const TAGS_BYTES_MAX: u64 = 32 << 20;
-/// One tag's key and value, in bytes: registry, repository, tag, digest, a time.
-const TAG_ENTRY_BYTES_MAX: usize = 4 << 10;
-/// All memberships together, in bytes.
-const VOUCHED_BYTES_MAX: u64 = 1 << 20;
 
 /// The turns of all facts; their bodies are in the index only.
 #[derive(Debug)]

@@ -13,12 +13,12 @@ use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, IteratorMode, LogLevel, Options, ReadOptions,
     WriteBatch, WriteOptions,
 };
+use shoal_proto::limits::{
+    INDEX_BLOCK_CACHE_BYTES, INDEX_OPEN_FILES_MAX, INDEX_WAL_BYTES_MAX, INDEX_WRITE_BUFFER_BYTES,
+};
 use thiserror::Error;
 
-const WRITE_BUFFER_BYTES: usize = 4 << 20;
-const BLOCK_CACHE_BYTES: usize = 8 << 20;
-const OPEN_FILES_MAX: i32 = 64;
-const WAL_BYTES_MAX: u64 = 16 << 20;
+/// RocksDB's own log, in bytes of each of its two files.
 const LOG_FILE_BYTES_MAX: usize = 1 << 20;
 
 /// One change of a batch.
@@ -78,18 +78,18 @@ pub struct RocksIndex {
 impl RocksIndex {
     pub fn open(dir: &Path) -> Result<Self, IndexError> {
         let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+        table.set_block_cache(&Cache::new_lru_cache(INDEX_BLOCK_CACHE_BYTES));
         table.set_cache_index_and_filter_blocks(true);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::None);
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_write_buffer_size(INDEX_WRITE_BUFFER_BYTES);
         options.set_max_write_buffer_number(2);
         options.set_max_background_jobs(2);
-        options.set_max_open_files(OPEN_FILES_MAX);
+        options.set_max_open_files(INDEX_OPEN_FILES_MAX);
         options.set_max_file_opening_threads(1);
-        options.set_max_total_wal_size(WAL_BYTES_MAX);
+        options.set_max_total_wal_size(INDEX_WAL_BYTES_MAX);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         options.set_log_level(LogLevel::Warn);
