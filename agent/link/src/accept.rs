@@ -1,13 +1,13 @@
 //! Incoming links: bounded, and admitted or refused.
 //!
 //! Not here: what a link is used for. Handshakes run side by side inside [`Acceptor::next`], each under the deadline; one that
-//! is refused comes out as a [`Refused`], so that its reason can be counted. Who stops calling `next` stops accepting.
+//! is refused comes out as a [`Refused`], so that its reason can be counted. Who stops calling `next` stops accepting. When half
+//! of the handshakes are under way, a newcomer has to show first that it receives at the address it sends from (QUIC's retry), so
+//! that forged addresses cannot hold the rest.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use shoal_proto::limits::HANDSHAKES_MAX;
-use shoal_proto::wire::CloseCode;
 use tokio::task::JoinSet;
 
 use crate::dial::explain;
@@ -36,6 +36,7 @@ enum Outcome {
 pub struct Acceptor {
     endpoint: Endpoint,
     handshakes: JoinSet<Outcome>,
+    handshakes_max: usize,
 }
 
 impl std::fmt::Debug for Outcome {
@@ -53,14 +54,23 @@ impl Acceptor {
         Self {
             endpoint,
             handshakes: JoinSet::new(),
+            handshakes_max: HANDSHAKES_MAX,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_handshakes_max(mut self, max: usize) -> Self {
+        self.handshakes_max = max;
+        self
     }
 
     /// The next link, or the next refusal; `None` when the endpoint is closed. Cancel safe: handshakes go on at the next call.
     pub async fn next(&mut self) -> Option<Result<Connected, Refused>> {
         loop {
             tokio::select! {
-                incoming = self.endpoint.0.quinn.accept() => self.begin(incoming?),
+                incoming = self.endpoint.0.quinn.accept() => if let Some(refused) = self.begin(incoming?) {
+                    return Some(Err(refused));
+                },
                 Some(done) = self.handshakes.join_next() => match done {
                     Ok(Outcome::Link(connected)) => return Some(Ok(*connected)),
                     Ok(Outcome::Refused(refused)) => return Some(Err(refused)),
@@ -70,10 +80,20 @@ impl Acceptor {
         }
     }
 
-    fn begin(&mut self, incoming: quinn::Incoming) {
-        if self.handshakes.len() >= HANDSHAKES_MAX {
+    fn begin(&mut self, incoming: quinn::Incoming) -> Option<Refused> {
+        if self.handshakes.len() >= self.handshakes_max {
+            let from = incoming.remote_address();
             incoming.refuse();
-            return;
+            return Some(Refused {
+                from,
+                reason: "busy",
+            });
+        }
+        if self.handshakes.len() >= self.handshakes_max / 2 && !incoming.remote_address_validated()
+        {
+            // Fails only for an address that is validated.
+            let _ = incoming.retry();
+            return None;
         }
         let endpoint = self.endpoint.clone();
         self.handshakes.spawn(async move {
@@ -101,6 +121,7 @@ impl Acceptor {
                 reason: error.reason(),
             })
         });
+        None
     }
 }
 
@@ -109,25 +130,15 @@ async fn shake(
     incoming: quinn::Incoming,
     kept: &mut Option<quinn::Connection>,
 ) -> Result<Outcome, HandshakeError> {
-    let from = incoming.remote_address();
     let connection = incoming.await.map_err(LinkError::from)?;
     *kept = Some(connection.clone());
     let us = endpoint.introduction();
     let admit = endpoint.0.options.admit.as_deref();
-    let Some(ready) = AwaitHello::accepting(connection.clone(), &us)
+    let welcomed = AwaitHello::accepting(connection, &us)
         .await?
-        .welcome(&us, admit)
-        .await?
-    else {
-        return Ok(Outcome::Joined);
-    };
-    let Ok(room) = Arc::clone(&endpoint.0.room).try_acquire_owned() else {
-        let code = CloseCode::TooManyLinks;
-        connection.close(code.number().into(), code.name().as_bytes());
-        return Ok(Outcome::Refused(Refused {
-            from,
-            reason: code.name(),
-        }));
-    };
-    Ok(Outcome::Link(Box::new(ready.into_link(Some(room)))))
+        .welcome(&us, &endpoint.0.room, admit)
+        .await?;
+    Ok(welcomed.map_or(Outcome::Joined, |(ready, place)| {
+        Outcome::Link(Box::new(ready.into_link(Some(place))))
+    }))
 }

@@ -1,6 +1,7 @@
 //! Outgoing links, and joining.
 //!
-//! Not here: when to dial again. Each call is one attempt under the endpoint's handshake deadline.
+//! Not here: when to dial again. Each call is one attempt, with the endpoint's handshake deadline for QUIC and once more for
+//! the handshake.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ pub enum DialError {
     /// No TLS configuration.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Nobody answers, or it is not the expected peer, or it speaks another version.
+    /// Nobody answers, or not in our version of the protocol.
     #[error("{addr} does not answer as expected: {source}")]
     Unreachable {
         /// Which address.
@@ -72,10 +73,18 @@ pub enum DialError {
         /// What QUIC says.
         source: LinkError,
     },
+    /// Somebody else answers: the address has passed to another process. Nothing was said to it.
+    #[error("another peer than {} answers at {addr}", .expected.short())]
+    WrongPeer {
+        /// Which address.
+        addr: SocketAddr,
+        /// Whom we dialed for.
+        expected: PeerId,
+    },
 }
 
 impl Endpoint {
-    /// Brings up a link.
+    /// Brings up a link. Connecting and the handshake have a deadline each. Dropping the future gives the attempt up.
     pub async fn dial(&self, addr: SocketAddr, expect: Expect) -> Result<Connected, DialError> {
         let failed = |source| DialError::Handshake { addr, source };
         if self.0.options.credentials.membership().is_none() {
@@ -136,9 +145,16 @@ impl Endpoint {
         let connected = tokio::time::timeout(self.0.options.handshake_deadline, connecting).await;
         match connected {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(DialError::Unreachable {
-                addr,
-                source: error.into(),
+            Ok(Err(error)) => Err(match (peer, &error) {
+                (Some(expected), quinn::ConnectionError::TransportError(ours))
+                    if ours.code == wrong_peer() =>
+                {
+                    DialError::WrongPeer { addr, expected }
+                }
+                _ => DialError::Unreachable {
+                    addr,
+                    source: error.into(),
+                },
             }),
             Err(_) => Err(DialError::Handshake {
                 addr,
@@ -165,6 +181,12 @@ impl Endpoint {
         let ours = self.0.options.credentials.clone();
         Credentials::new(vec![cluster], None).with_clock(Arc::new(move || ours.now_unix_s()))
     }
+}
+
+/// What QUIC calls our own verifier's refusal of a sound certificate of another peer: TLS alert 49, access denied. The same
+/// code from the other side comes as another error.
+fn wrong_peer() -> quinn::TransportErrorCode {
+    quinn::TransportErrorCode::crypto(49)
 }
 
 /// A stream that breaks because the other side closed the link tells less than the close itself.

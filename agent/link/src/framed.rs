@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use shoal_proto::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, MANIFEST_FRAME_BYTES_MAX};
 use shoal_proto::wire::{
     Answer, Ask, DecodeError, FromTracker, Hello, PeerMessage, ToTracker, Welcome,
@@ -123,8 +123,13 @@ impl RecvHalf {
             }
             .into());
         }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).await.map_err(short)?;
+        // Grows as bytes come, so that memory is taken by what was sent and not by what was claimed.
+        let mut body = BytesMut::new();
+        while body.len() < length {
+            let rest = length - body.len();
+            let more = self.0.read_chunk(rest, true).await?;
+            body.extend_from_slice(&more.ok_or(FrameError::Ended)?.bytes);
+        }
         Ok(Some(M::read(&body)?))
     }
 

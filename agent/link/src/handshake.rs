@@ -5,10 +5,12 @@
 //! A membership counts only if the cluster signed it, its time is not over, and it names the peer that TLS proved. Not here: the
 //! deadline, which the caller sets around the whole.
 
+use std::sync::Arc;
+
 use shoal_proto::wire::{CloseCode, Hello, Welcome};
 use shoal_proto::{Membership, MembershipError, PeerId, Role, SignedMembership, Zone};
 use thiserror::Error;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::credentials::{Admit, AdmitError, Credentials};
 use crate::framed::{ControlReceiver, ControlSender, FrameError, RecvHalf, SendHalf};
@@ -39,6 +41,9 @@ pub enum HandshakeError {
     /// We have nothing to show.
     #[error("this process has not joined the cluster yet")]
     NotJoined,
+    /// As many links as may stand do stand.
+    #[error("no room for another link")]
+    TooManyLinks,
     /// It took too long.
     #[error("the handshake took too long")]
     TooSlow,
@@ -62,6 +67,7 @@ impl HandshakeError {
             | Self::Membership(_)
             | Self::NoMembership
             | Self::WrongRole { .. } => CloseCode::NotAMember,
+            Self::TooManyLinks => CloseCode::TooManyLinks,
             Self::TooSlow => CloseCode::TooSlow,
             Self::NotJoined | Self::Link(_) => CloseCode::Done,
             Self::Frame(_) => CloseCode::Violation,
@@ -80,6 +86,7 @@ impl HandshakeError {
             Self::Membership(MembershipError::Malformed) => "malformed",
             Self::NoMembership => "no_membership",
             Self::NotJoined => "not_joined",
+            Self::TooManyLinks => "too_many_links",
             Self::TooSlow => "too_slow",
             Self::WrongRole { .. } => "wrong_role",
         }
@@ -196,22 +203,27 @@ impl AwaitHello {
         }
     }
 
-    /// As the acceptor: believes the dialer's hello; `None` when it only came to join and has been served.
+    /// As the acceptor: believes the dialer's hello; `None` when it only came to join and has been served. A member takes its
+    /// place among the links before it is welcomed, so that one for whom there is no room never takes itself for a link.
     pub(crate) async fn welcome(
         mut self,
         us: &Introduction<'_>,
+        room: &Arc<Semaphore>,
         admit: Option<&dyn Admit>,
-    ) -> Result<Option<Ready>, HandshakeError> {
+    ) -> Result<Option<(Ready, OwnedSemaphorePermit)>, HandshakeError> {
         let hello: Hello = self.recv.read_message().await?;
         if let Some(signed) = hello.membership {
             let membership = us.believe(&signed, self.proven)?;
+            let place = Arc::clone(room).try_acquire_owned();
+            let place = place.map_err(|_| HandshakeError::TooManyLinks)?;
             self.send.write_message(&Welcome::default()).await?;
-            return Ok(Some(Ready {
+            let ready = Ready {
                 at: self,
                 membership,
                 signed,
                 peer_port: hello.peer_port,
-            }));
+            };
+            return Ok(Some((ready, place)));
         }
         let (Some(secret), Some(admit)) = (hello.join_secret, admit) else {
             return Err(HandshakeError::NoMembership);

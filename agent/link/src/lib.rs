@@ -4,8 +4,8 @@
 //! docs/PROTOCOL.md §1), the other side has the role it was dialed for, and every frame that is read from it was bounded
 //! before it was read. What it knows nothing of: blobs, pieces, and what the messages mean.
 //!
-//! Everything here has a deadline or a bound: handshakes under way, links, streams, frames. Dropping an [`Endpoint`] closes
-//! its links.
+//! Everything here has a deadline or a bound: handshakes under way, links, streams, frames. A link ends when either side closes
+//! it, when the last handle of it is dropped, or with [`Endpoint::close`]; dropping an [`Endpoint`] alone does not end it.
 
 mod accept;
 mod credentials;

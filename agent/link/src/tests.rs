@@ -8,12 +8,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_proto::wire::{Answer, Ask, CloseCode, PeerMessage, Refusal, RefusalCode};
+use shoal_proto::wire::{CloseCode, PeerMessage};
 use shoal_proto::{
     ClusterKey, Digest, JoinToken, Membership, PeerId, Role, SignedMembership, Zone,
 };
 
 use crate::*;
+
+mod hostile;
+mod streams;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -58,7 +61,7 @@ struct Server {
     addr: SocketAddr,
     peer: PeerId,
     acceptor: Acceptor,
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
 }
 
 fn serve(options: EndpointOptions) -> Server {
@@ -68,7 +71,7 @@ fn serve(options: EndpointOptions) -> Server {
         addr: endpoint.local_addr().unwrap(),
         peer,
         acceptor,
-        _endpoint: endpoint,
+        endpoint,
     }
 }
 
@@ -83,6 +86,18 @@ async fn meet(
         soon(async { tokio::join!(endpoint.dial(server.addr, expect), server.acceptor.next()) })
             .await;
     (dialed, accepted.unwrap())
+}
+
+/// What a refused dialer was told.
+fn closed_with(dialed: Result<Connected, DialError>) -> CloseCode {
+    let Err(DialError::Handshake {
+        source: HandshakeError::Link(LinkError::Closed(code)),
+        ..
+    }) = dialed
+    else {
+        panic!("{dialed:?}");
+    };
+    code
 }
 
 fn refused(accepted: Result<Connected, Refused>) -> &'static str {
@@ -122,48 +137,12 @@ async fn members_meet_and_know_each_other() {
 }
 
 #[tokio::test]
-async fn questions_are_answered_on_their_own_stream() {
-    let mut server = serve(as_role(Role::Agent));
-    let (dialed, accepted) =
-        meet(as_role(Role::Agent), &mut server, Expect::Role(Role::Agent)).await;
-    let (dialed, accepted) = (dialed.unwrap(), accepted.unwrap());
-    let question = Ask::Piece {
-        digest: Digest::Sha256([7; 32]),
-        index: 3,
-    };
-    let answer = Answer::Refusal(Refusal::new(RefusalCode::Busy));
-    let asking = async {
-        let mut stream = dialed.link.open_ask().await.unwrap();
-        stream.send.write_message(&question).await.unwrap();
-        stream.send.finish();
-        let answer: Answer = stream.recv.read_message().await.unwrap();
-        (answer, stream.recv.read_bytes(9).await.unwrap())
-    };
-    let answering = async {
-        let mut stream = accepted.link.accept_ask().await.unwrap();
-        assert_eq!(stream.recv.read_message::<Ask>().await.unwrap(), question);
-        stream.send.write_message(&answer).await.unwrap();
-        stream
-            .send
-            .write_bytes(bytes::Bytes::from_static(b"piece"))
-            .await
-            .unwrap();
-        stream.send.finish();
-        stream.send.taken().await
-    };
-    let ((got, bytes), taken) = soon(async { tokio::join!(asking, answering) }).await;
-    assert_eq!(got, answer);
-    assert_eq!(bytes.as_deref(), Some(&b"piece"[..]));
-    assert!(taken);
-}
-
-#[tokio::test]
 async fn wrong_peer_at_the_address_is_not_spoken_to() {
     let mut server = serve(as_role(Role::Agent));
     let stranger = Identity::generate().unwrap().peer_id();
     let (dialed, accepted) = meet(as_role(Role::Agent), &mut server, Expect::Peer(stranger)).await;
     assert!(
-        matches!(dialed, Err(DialError::Unreachable { .. })),
+        matches!(dialed, Err(DialError::WrongPeer { expected, .. }) if expected == stranger),
         "{dialed:?}"
     );
     assert_eq!(refused(accepted), "lost");
@@ -182,14 +161,7 @@ async fn member_of_another_cluster_is_refused() {
     let expect = Expect::Peer(server.peer);
     let (dialed, accepted) = meet(foreign, &mut server, expect).await;
     assert_eq!(refused(accepted), "foreign_cluster");
-    let Err(DialError::Handshake {
-        source: HandshakeError::Link(LinkError::Closed(code)),
-        ..
-    }) = dialed
-    else {
-        panic!("{dialed:?}");
-    };
-    assert_eq!(code, CloseCode::NotAMember);
+    assert_eq!(closed_with(dialed), CloseCode::NotAMember);
 }
 
 #[tokio::test]
@@ -234,7 +206,7 @@ async fn expired_membership_is_refused() {
     let expect = Expect::Peer(server.peer);
     let (dialed, accepted) = meet(expired, &mut server, expect).await;
     assert_eq!(refused(accepted), "expired");
-    assert!(dialed.is_err());
+    assert_eq!(closed_with(dialed), CloseCode::Expired);
 }
 
 #[tokio::test]
@@ -250,7 +222,7 @@ async fn membership_of_another_peer_is_refused() {
     let expect = Expect::Peer(server.peer);
     let (dialed, accepted) = meet(stolen, &mut server, expect).await;
     assert_eq!(refused(accepted), "impostor");
-    assert!(dialed.is_err());
+    assert_eq!(closed_with(dialed), CloseCode::NotAMember);
 }
 
 #[tokio::test]
@@ -284,13 +256,10 @@ async fn link_over_the_limit_is_told_so() {
     let (first, kept) = (first.unwrap(), kept.unwrap());
     let (second, accepted) = meet(as_role(Role::Agent), &mut server, expect).await;
     assert_eq!(refused(accepted), "too_many_links");
-    if let Ok(second) = second {
-        assert_eq!(
-            soon(second.link.closed()).await,
-            LinkError::Closed(CloseCode::TooManyLinks)
-        );
-    }
+    assert_eq!(closed_with(second), CloseCode::TooManyLinks);
     drop((first, kept));
+    let (third, accepted) = meet(as_role(Role::Agent), &mut server, expect).await;
+    assert!(third.is_ok() && accepted.is_ok(), "{third:?} {accepted:?}");
 }
 
 #[tokio::test]
@@ -307,47 +276,19 @@ async fn close_code_reaches_the_other_side() {
     assert_eq!(soon(accepted.link.closed()).await, LinkError::ClosedHere);
 }
 
-/// A peer that gets through TLS and then misbehaves.
-async fn raw_dial(server: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
-    let tls = tls::Tls::new(&Identity::generate().unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(tls.client(None).unwrap()));
-    let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let connection = endpoint
-        .connect_with(config, server, "x")
-        .unwrap()
-        .await
-        .unwrap();
-    (endpoint, connection)
-}
-
 #[tokio::test]
-async fn silent_connection_is_dropped_at_the_deadline() {
-    let mut server = serve(EndpointOptions {
-        handshake_deadline: Duration::from_millis(300),
-        ..as_role(Role::Agent)
-    });
-    let (_raw, accepted) =
-        soon(async { tokio::join!(raw_dial(server.addr), server.acceptor.next()) }).await;
-    assert_eq!(refused(accepted.unwrap()), "too_slow");
-}
-
-#[tokio::test]
-async fn oversized_first_frame_is_refused_unread() {
+async fn endpoint_that_leaves_says_so_on_every_link() {
     let mut server = serve(as_role(Role::Agent));
-    let addr = server.addr;
-    let dialing = async {
-        let (endpoint, connection) = raw_dial(addr).await;
-        let (mut send, recv) = connection.accept_bi().await.unwrap();
-        send.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
-        (endpoint, connection, send, recv)
-    };
-    let (raw, accepted) = soon(async { tokio::join!(dialing, server.acceptor.next()) }).await;
-    assert_eq!(refused(accepted.unwrap()), "malformed");
-    let closed = soon(raw.1.closed()).await;
-    assert_eq!(
-        LinkError::from(closed),
-        LinkError::Closed(CloseCode::Violation)
-    );
+    let expect = Expect::Peer(server.peer);
+    let (first, kept) = meet(as_role(Role::Agent), &mut server, expect).await;
+    let (second, kept_too) = meet(as_role(Role::Agent), &mut server, expect).await;
+    soon(server.endpoint.close(CloseCode::Leaving)).await;
+    for dialed in [first, second] {
+        let closed = soon(dialed.unwrap().link.closed()).await;
+        assert_eq!(closed, LinkError::Closed(CloseCode::Leaving));
+    }
+    assert!(soon(server.acceptor.next()).await.is_none());
+    drop((kept, kept_too));
 }
 
 struct Door {
@@ -408,10 +349,23 @@ async fn newcomer_with_the_secret_is_let_in() {
 #[tokio::test]
 async fn newcomer_with_a_wrong_secret_is_not() {
     let refused = try_to_join(Role::Tracker, JoinToken::new(cluster().public(), [8; 32])).await;
+    let told = LinkError::Closed(CloseCode::NotAMember);
     assert!(
-        matches!(refused, Err(DialError::Handshake { .. })),
+        matches!(&refused, Err(DialError::Handshake { source: HandshakeError::Link(code), .. }) if *code == told),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn membership_that_was_set_is_shown_from_then_on() {
+    let mut server = serve(as_role(Role::Agent));
+    let newcomer = options(|_| None);
+    let signed = member(&cluster(), newcomer.identity.peer_id(), Role::Agent);
+    newcomer.credentials.set_membership(signed.clone());
+    let expect = Expect::Peer(server.peer);
+    let (dialed, accepted) = meet(newcomer, &mut server, expect).await;
+    assert_eq!(*accepted.unwrap().link.membership(), signed);
+    drop(dialed.unwrap());
 }
 
 #[tokio::test]

@@ -65,6 +65,18 @@ impl Tls {
             .map_err(|error| TlsError(error.to_string()))
     }
 
+    /// As [`client`](Self::client), for strangers of tests.
+    #[cfg(test)]
+    pub(crate) fn client_speaking(
+        &self,
+        expected: Option<PeerId>,
+        protocol: &[u8],
+    ) -> Result<QuicClientConfig, TlsError> {
+        let mut config = self.client_tls(expected)?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        QuicClientConfig::try_from(config).map_err(|error| TlsError(error.to_string()))
+    }
+
     fn server_tls(&self) -> Result<rustls::ServerConfig, TlsError> {
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
