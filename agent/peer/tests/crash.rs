@@ -4,6 +4,8 @@
 //! Sound means: every held piece has its bytes and its proof; complete means the whole blob is there (I5); what was
 //! committed before the crash is still complete; no file is nobody's; and the store works on as if nothing had been.
 
+#![cfg(test)]
+
 #[path = "crash/disk.rs"]
 mod disk;
 #[path = "crash/index.rs"]

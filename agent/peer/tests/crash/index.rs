@@ -77,7 +77,7 @@ impl Log {
     }
 }
 
-fn failed(error: io::Error) -> IndexError {
+fn failed(error: &io::Error) -> IndexError {
     let what = error.to_string();
     let kind = match error.kind() {
         io::ErrorKind::StorageFull => IndexErrorKind::NoSpace,
@@ -93,12 +93,12 @@ impl Index for CrashIndex {
     }
 
     fn apply(&self, ops: Vec<IndexOp>, durability: Durability) -> Result<(), IndexError> {
-        let reach = self.power.call("apply").map_err(failed)?;
+        let reach = self.power.call("apply").map_err(|error| failed(&error))?;
         let mut log = self.log.lock().unwrap();
         apply(&mut log.map, &ops);
         log.pending.push(ops);
         if reach == Reach::Half {
-            return Err(failed(io::Error::other("the power went off")));
+            return Err(failed(&io::Error::other("the power went off")));
         }
         if durability == Durability::Synced {
             log.sync();
@@ -120,8 +120,13 @@ impl Index for CrashIndex {
     }
 
     fn sync(&self) -> Result<(), IndexError> {
-        if self.power.call("index_sync").map_err(failed)? == Reach::Half {
-            return Err(failed(io::Error::other("the power went off")));
+        if self
+            .power
+            .call("index_sync")
+            .map_err(|error| failed(&error))?
+            == Reach::Half
+        {
+            return Err(failed(&io::Error::other("the power went off")));
         }
         self.log.lock().unwrap().sync();
         Ok(())
