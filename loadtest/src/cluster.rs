@@ -14,6 +14,7 @@ pub mod needs;
 pub mod ports;
 pub mod process;
 pub mod registry;
+pub mod trial;
 pub mod upstream;
 
 use std::fs;
@@ -70,9 +71,14 @@ impl Cluster {
     /// Starts everything below `folder` and waits until each process says that it is ready.
     pub async fn start(folder: &RunFolder, options: ClusterOptions) -> Result<Self> {
         let origin = Self::start_origin(folder, &options).await?;
-        let mut cluster = Self { origin, agents: Vec::new(), options };
+        let mut cluster = Self {
+            origin,
+            agents: Vec::new(),
+            options,
+        };
         let count = cluster.options.agents;
-        let agents = try_join_all((1..=count).map(|number| cluster.start_agent(folder, number))).await?;
+        let agents =
+            try_join_all((1..=count).map(|number| cluster.start_agent(folder, number))).await?;
         cluster.agents = agents;
         Ok(cluster)
     }
@@ -82,7 +88,14 @@ impl Cluster {
         for attempt in 1.. {
             let addresses = free_addresses()?;
             let config = config::origin(&folder.join("data"), &addresses, &options.upstreams)?;
-            let mut member = Member::new("origin", "shoal-origin", &folder, addresses, &config, options)?;
+            let mut member = Member::new(
+                "origin",
+                "shoal-origin",
+                &folder,
+                addresses,
+                &config,
+                options,
+            )?;
             match member.start().await {
                 Ok(()) => return Ok(member),
                 Err(error) if attempt < TRIES && member.lost_its_port() => drop(error),
@@ -98,9 +111,20 @@ impl Cluster {
         for attempt in 1.. {
             let mut addresses = free_addresses()?;
             addresses.tracker = self.origin.addresses.tracker;
-            let (data, token, upstreams) = (folder.join("data"), self.join_token(), &self.options.upstreams);
+            let (data, token, upstreams) = (
+                folder.join("data"),
+                self.join_token(),
+                &self.options.upstreams,
+            );
             let config = config::agent(&data, &addresses, &token, upstreams, None)?;
-            let mut member = Member::new(&name, "shoal-agent", &folder, addresses, &config, &self.options)?;
+            let mut member = Member::new(
+                &name,
+                "shoal-agent",
+                &folder,
+                addresses,
+                &config,
+                &self.options,
+            )?;
             match member.start().await {
                 Ok(()) => return Ok(member),
                 Err(error) if attempt < TRIES && member.lost_its_port() => drop(error),
@@ -122,6 +146,12 @@ impl Cluster {
         self.origin.stop().await
     }
 
+    /// The registries that the cluster serves.
+    #[must_use]
+    pub fn upstreams(&self) -> &[RegistryEntry] {
+        &self.options.upstreams
+    }
+
     /// Origin and agents.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         std::iter::once(&self.origin).chain(&self.agents)
@@ -130,7 +160,12 @@ impl Cluster {
 
 fn free_addresses() -> Result<Addresses> {
     let mut ports = Ports::default();
-    Ok(Addresses { registry: ports.tcp()?, peers: ports.udp()?, admin: ports.tcp()?, tracker: ports.udp()? })
+    Ok(Addresses {
+        registry: ports.tcp()?,
+        peers: ports.udp()?,
+        admin: ports.tcp()?,
+        tracker: ports.udp()?,
+    })
 }
 
 impl Member {
@@ -166,7 +201,13 @@ impl Member {
     /// Starts the process and does not wait.
     pub fn launch(&mut self) -> Result<()> {
         let args = ["--config".into(), self.config_file().into()];
-        self.process = Some(Process::start(&self.name, &self.program, &args, &self.env, &self.log())?);
+        self.process = Some(Process::start(
+            &self.name,
+            &self.program,
+            &args,
+            &self.env,
+            &self.log(),
+        )?);
         Ok(())
     }
 
@@ -175,14 +216,22 @@ impl Member {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.process_mut()?.ended()? {
-                bail!("{} ended with {status} before it was ready: {}", self.name, process::tail(&self.log(), 5));
+                bail!(
+                    "{} ended with {status} before it was ready: {}",
+                    self.name,
+                    process::tail(&self.log(), 5)
+                );
             }
             if self.admin("readyz").await.is_ok_and(|(ready, _)| ready) {
                 return Ok(());
             }
             if Instant::now() > deadline {
                 let (_, said) = self.admin("readyz?verbose").await.unwrap_or_default();
-                bail!("{} was not ready after {within:?}: {said}\n{}", self.name, process::tail(&self.log(), 8));
+                bail!(
+                    "{} was not ready after {within:?}: {said}\n{}",
+                    self.name,
+                    process::tail(&self.log(), 8)
+                );
             }
             sleep(ASK_EVERY).await;
         }
@@ -191,7 +240,12 @@ impl Member {
     /// GET on the admin port: whether the status was 2xx, and the body.
     pub async fn admin(&self, path: &str) -> Result<(bool, String)> {
         let url = format!("http://{}/{path}", self.addresses.admin);
-        let answer = self.http.get(&url).timeout(Duration::from_secs(5)).send().await?;
+        let answer = self
+            .http
+            .get(&url)
+            .timeout(Duration::from_secs(5))
+            .send()
+            .await?;
         Ok((answer.status().is_success(), answer.text().await?))
     }
 
@@ -205,7 +259,8 @@ impl Member {
 
     pub async fn status(&self) -> Result<serde_json::Value> {
         let (_, text) = self.admin("status").await?;
-        serde_json::from_str(&text).with_context(|| format!("{}: /status is not JSON: {text}", self.name))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{}: /status is not JSON: {text}", self.name))
     }
 
     /// A client of this member's registry port.
@@ -230,11 +285,15 @@ impl Member {
     }
 
     pub fn process_mut(&mut self) -> Result<&mut Process> {
-        self.process.as_mut().with_context(|| format!("{} is not running", self.name))
+        self.process
+            .as_mut()
+            .with_context(|| format!("{} is not running", self.name))
     }
 
     pub fn process(&self) -> Result<&Process> {
-        self.process.as_ref().with_context(|| format!("{} is not running", self.name))
+        self.process
+            .as_ref()
+            .with_context(|| format!("{} is not running", self.name))
     }
 
     #[must_use]

@@ -17,7 +17,10 @@ use crate::workload::{Image, MANIFEST_MEDIA_TYPE};
 pub fn write(folder: &Path, image: &Image, tag: &str, mut wrote: impl FnMut(u64)) -> Result<()> {
     let blobs = folder.join("blobs/sha256");
     fs::create_dir_all(&blobs).with_context(|| format!("cannot make {}", blobs.display()))?;
-    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    fs::write(
+        folder.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )?;
     for blob in image.blobs() {
         let path = blobs.join(blob.digest().hex());
         let mut file = BufWriter::new(File::create(&path)?);
@@ -43,7 +46,8 @@ pub fn write(folder: &Path, image: &Image, tag: &str, mut wrote: impl FnMut(u64)
 }
 
 fn write_small(blobs: &Path, digest: &Digest, bytes: &[u8]) -> Result<()> {
-    fs::write(blobs.join(digest.hex()), bytes).with_context(|| format!("cannot write blob {digest}"))
+    fs::write(blobs.join(digest.hex()), bytes)
+        .with_context(|| format!("cannot write blob {digest}"))
 }
 
 #[cfg(test)]
@@ -58,7 +62,9 @@ mod tests {
         let mut written = 0;
         write(folder.path(), &image, "v1", |bytes| written += bytes).expect("writes");
         assert_eq!(written, image.blob_bytes());
-        let blobs: Vec<_> = fs::read_dir(folder.path().join("blobs/sha256")).expect("there").collect();
+        let blobs: Vec<_> = fs::read_dir(folder.path().join("blobs/sha256"))
+            .expect("there")
+            .collect();
         assert_eq!(blobs.len(), 4, "manifest, configuration, two layers");
         for blob in blobs {
             let blob = blob.expect("readable");

@@ -1,4 +1,39 @@
-//! The proving ground: local cluster, simulator, fan-out, faults. Nothing depends on it.
+//! The proving ground: a local cluster of the real binaries, the demonstration, and what tests of them need.
 //!
-//! So far only the checks of order under `tests/` are whole. The modules beside this file (a cluster of the real binaries,
-//! a registry with faults, a client that acts as containerd does) are not joined yet: they drive daemons that are not there.
+//! Nothing depends on it, and it depends on no service crate: the daemons are run, not linked. A library, so that the
+//! tests of this package can use its parts; the binary is [`run`] behind a `main`.
+
+pub mod cluster;
+pub mod demo;
+pub mod interrupt;
+pub mod layout;
+pub mod screen;
+pub mod tarball;
+pub mod up;
+pub mod workload;
+
+use clap::{Parser, Subcommand};
+
+/// The proving ground of Shoal
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Example: shoal-loadtest demo --agents 5")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the main job with real parts: containerd pulls an image through Shoal, and the next nodes get it from the first
+    Demo(demo::DemoArgs),
+    /// Start a whole local cluster and leave it until Ctrl-C
+    Up(up::UpArgs),
+}
+
+/// Does what the command line says.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Up(args) => Box::pin(up::run(args)).await,
+    }
+}

@@ -56,9 +56,13 @@ fn zeros(len: usize) -> Part {
 }
 
 fn header(path: &str, mode: u32, len: u64, kind: u8, link: &str) -> Part {
-    assert!(path.len() < NAME_BYTES_MAX && link.len() < NAME_BYTES_MAX, "a name too long for ustar: {path}");
+    assert!(
+        path.len() < NAME_BYTES_MAX && link.len() < NAME_BYTES_MAX,
+        "a name too long for ustar: {path}"
+    );
     let mut block = [0u8; BLOCK];
-    let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
+    let mut put =
+        |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
     put(0, path);
     put(100, &format!("{mode:07o}"));
     put(108, "0000000"); // uid
@@ -87,10 +91,26 @@ mod tests {
     #[test]
     fn debian_tar_reads_what_is_written_here() {
         let entries = vec![
-            Entry::Folder { path: "data/".into() },
-            Entry::File { path: "data/noise".into(), mode: 0o644, body: Part::Noise { seed: 7, bytes: 100_001 } },
-            Entry::File { path: "run".into(), mode: 0o755, body: Part::Bytes(Bytes::from_static(b"#!/bin/sh\n")) },
-            Entry::Link { path: "sh".into(), to: "run".into() },
+            Entry::Folder {
+                path: "data/".into(),
+            },
+            Entry::File {
+                path: "data/noise".into(),
+                mode: 0o644,
+                body: Part::Noise {
+                    seed: 7,
+                    bytes: 100_001,
+                },
+            },
+            Entry::File {
+                path: "run".into(),
+                mode: 0o755,
+                body: Part::Bytes(Bytes::from_static(b"#!/bin/sh\n")),
+            },
+            Entry::Link {
+                path: "sh".into(),
+                to: "run".into(),
+            },
         ];
         let layer = Layer::new(archive(entries));
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -98,8 +118,16 @@ mod tests {
         std::fs::write(&file, layer.read_at(0, layer.len())).expect("write the archive");
 
         let run = |args: &[&str]| {
-            let output = Command::new("tar").args(args).arg(&file).output().expect("tar is on every Debian");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let output = Command::new("tar")
+                .args(args)
+                .arg(&file)
+                .output()
+                .expect("tar is on every Debian");
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         let listing = run(&["-tvf"]);
@@ -109,6 +137,13 @@ mod tests {
         let folder_arg = folder.path().to_str().expect("utf-8");
         run(&["-C", folder_arg, "-xf"]);
         let noise = std::fs::read(folder.path().join("data/noise")).expect("unpacked");
-        assert_eq!(noise, Part::Noise { seed: 7, bytes: 100_001 }.read_at(0, 100_001));
+        assert_eq!(
+            noise,
+            Part::Noise {
+                seed: 7,
+                bytes: 100_001
+            }
+            .read_at(0, 100_001)
+        );
     }
 }

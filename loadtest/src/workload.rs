@@ -38,7 +38,9 @@ pub enum Part {
 impl Part {
     /// A part for a file as it is now.
     pub fn file(path: PathBuf) -> Result<Self> {
-        let bytes = std::fs::metadata(&path).with_context(|| format!("{}", path.display()))?.len();
+        let bytes = std::fs::metadata(&path)
+            .with_context(|| format!("{}", path.display()))?
+            .len();
         Ok(Self::File { path, bytes })
     }
 
@@ -65,7 +67,9 @@ impl Part {
                 let mut buffer = vec![0; to_usize(len)];
                 File::open(path)
                     .and_then(|file| file.read_exact_at(&mut buffer, offset))
-                    .unwrap_or_else(|error| panic!("{} changed while it was in use: {error}", path.display()));
+                    .unwrap_or_else(|error| {
+                        panic!("{} changed while it was in use: {error}", path.display())
+                    });
                 buffer
             }
             Self::Noise { seed, .. } => noise(*seed, offset, len),
@@ -83,7 +87,8 @@ fn noise(seed: u64, offset: u64, len: u64) -> Vec<u8> {
     let mut at = offset;
     while at < offset + len {
         let index = at / NOISE_BLOCK_BYTES;
-        let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index.wrapping_mul(0xd1b5_4a32_d192_ed03);
+        let mixed =
+            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index.wrapping_mul(0xd1b5_4a32_d192_ed03);
         fastrand::Rng::with_seed(mixed).fill(&mut block);
         let from = at % NOISE_BLOCK_BYTES;
         let until = (from + (offset + len - at)).min(NOISE_BLOCK_BYTES);
@@ -110,7 +115,11 @@ impl Layer {
         for part in &parts {
             for_each_step(part, |bytes| hasher.update(bytes));
         }
-        Self { parts, len, digest: hasher.finish() }
+        Self {
+            parts,
+            len,
+            digest: hasher.finish(),
+        }
     }
 
     /// A layer of exactly `bytes`: a tar archive of one incompressible file, which containerd can unpack.
@@ -118,8 +127,15 @@ impl Layer {
     /// `bytes` is a multiple of 512 and at least 2,048.
     #[must_use]
     pub fn of_size(seed: u64, bytes: u64) -> Self {
-        let body = Part::Noise { seed, bytes: bytes - tarball::overhead_of_one_file() };
-        let layer = Self::new(tarball::archive(vec![Entry::File { path: format!("noise-{seed}"), mode: 0o644, body }]));
+        let body = Part::Noise {
+            seed,
+            bytes: bytes - tarball::overhead_of_one_file(),
+        };
+        let layer = Self::new(tarball::archive(vec![Entry::File {
+            path: format!("noise-{seed}"),
+            mode: 0o644,
+            body,
+        }]));
         assert_eq!(layer.len, bytes, "layer sizes are multiples of 512");
         layer
     }
@@ -206,7 +222,10 @@ impl Image {
     /// An image that runs `command`; an empty one for images that are only carried.
     #[must_use]
     pub fn new(layers: Vec<Layer>, command: &[&str]) -> Self {
-        let digests: Vec<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
+        let digests: Vec<String> = layers
+            .iter()
+            .map(|layer| layer.digest.to_string())
+            .collect();
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
@@ -224,13 +243,20 @@ impl Image {
             "config": { "mediaType": CONFIG_MEDIA_TYPE, "digest": digest_of(&config).to_string(), "size": config.len() },
             "layers": descriptors,
         });
-        Self { manifest: Bytes::from(manifest.to_string()), config, layers }
+        Self {
+            manifest: Bytes::from(manifest.to_string()),
+            config,
+            layers,
+        }
     }
 
     /// An image of layers of these sizes, each from a seed of its own.
     #[must_use]
     pub fn of_sizes(seed: u64, sizes: &[u64]) -> Self {
-        let layers = (seed..).zip(sizes).map(|(seed, bytes)| Layer::of_size(seed, *bytes)).collect();
+        let layers = (seed..)
+            .zip(sizes)
+            .map(|(seed, bytes)| Layer::of_size(seed, *bytes))
+            .collect();
         Self::new(layers, &[])
     }
 
@@ -291,9 +317,21 @@ mod tests {
     fn a_range_of_a_layer_is_the_same_as_that_range_of_the_whole() {
         let layer = Layer::of_size(3, 512 * 500);
         let whole = layer.read_at(0, layer.len());
-        for (offset, len) in [(0, 1), (511, 2), (512, 1024), (65_535, 2), (70_000, 150_000), (255_999, 1), (0, 0)] {
+        for (offset, len) in [
+            (0, 1),
+            (511, 2),
+            (512, 1024),
+            (65_535, 2),
+            (70_000, 150_000),
+            (255_999, 1),
+            (0, 0),
+        ] {
             let (from, until) = (to_usize(offset), to_usize(offset + len));
-            assert_eq!(layer.read_at(offset, len), whole[from..until], "at {offset}, {len} bytes");
+            assert_eq!(
+                layer.read_at(offset, len),
+                whole[from..until],
+                "at {offset}, {len} bytes"
+            );
         }
         assert_eq!(digest_of(&whole), layer.digest());
     }
@@ -301,8 +339,14 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_image_and_another_seed_another_one() {
         let one = Image::of_sizes(1, &[512 * 9, 512 * 300]);
-        assert_eq!(one.manifest(), Image::of_sizes(1, &[512 * 9, 512 * 300]).manifest());
-        assert_ne!(one.manifest(), Image::of_sizes(9, &[512 * 9, 512 * 300]).manifest());
+        assert_eq!(
+            one.manifest(),
+            Image::of_sizes(1, &[512 * 9, 512 * 300]).manifest()
+        );
+        assert_ne!(
+            one.manifest(),
+            Image::of_sizes(9, &[512 * 9, 512 * 300]).manifest()
+        );
         assert_eq!(one.blob_bytes(), one.config().len() as u64 + 512 * 309);
     }
 

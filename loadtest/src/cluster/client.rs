@@ -58,7 +58,12 @@ impl Client {
     /// A client of the registry at `http://{address}`.
     #[must_use]
     pub fn new(address: impl std::fmt::Display) -> Self {
-        Self { http: http(), base: format!("http://{address}"), namespace: None, authorization: None }
+        Self {
+            http: http(),
+            base: format!("http://{address}"),
+            namespace: None,
+            authorization: None,
+        }
     }
 
     /// Names the registry that is meant, as containerd does towards a mirror (`?ns=`).
@@ -75,7 +80,12 @@ impl Client {
     }
 
     /// Any request below `/v2/`, with its answer as it came.
-    pub async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response> {
         let mut url = format!("{}/v2/{path}", self.base);
         if let Some(registry) = &self.namespace {
             url = format!("{url}?ns={}", registry.replace(':', "%3A"));
@@ -87,26 +97,50 @@ impl Client {
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value);
         }
-        request.send().await.with_context(|| format!("no answer from {url}"))
+        request
+            .send()
+            .await
+            .with_context(|| format!("no answer from {url}"))
     }
 
     /// The digest that a tag stands for.
     pub async fn resolve(&self, repository: &str, tag: &str) -> Result<Digest> {
         let path = format!("{repository}/manifests/{tag}");
-        let answer = self.ask(Method::HEAD, &path, &[(ACCEPT.as_str(), MANIFEST_ACCEPT)]).await?;
-        ensure!(answer.status() == StatusCode::OK, "HEAD {path}: {}", answer.status());
-        let header = answer.headers().get("docker-content-digest").context("no Docker-Content-Digest")?;
+        let answer = self
+            .ask(Method::HEAD, &path, &[(ACCEPT.as_str(), MANIFEST_ACCEPT)])
+            .await?;
+        ensure!(
+            answer.status() == StatusCode::OK,
+            "HEAD {path}: {}",
+            answer.status()
+        );
+        let header = answer
+            .headers()
+            .get("docker-content-digest")
+            .context("no Docker-Content-Digest")?;
         Ok(header.to_str()?.parse()?)
     }
 
     /// A manifest by digest, checked.
     pub async fn manifest(&self, repository: &str, digest: &Digest) -> Result<Bytes> {
         let path = format!("{repository}/manifests/{digest}");
-        let answer = self.ask(Method::GET, &path, &[(ACCEPT.as_str(), MANIFEST_ACCEPT)]).await?;
-        ensure!(answer.status() == StatusCode::OK, "GET {path}: {}", answer.status());
-        ensure!(answer.headers().contains_key(CONTENT_TYPE), "a manifest without Content-Type");
+        let answer = self
+            .ask(Method::GET, &path, &[(ACCEPT.as_str(), MANIFEST_ACCEPT)])
+            .await?;
+        ensure!(
+            answer.status() == StatusCode::OK,
+            "GET {path}: {}",
+            answer.status()
+        );
+        ensure!(
+            answer.headers().contains_key(CONTENT_TYPE),
+            "a manifest without Content-Type"
+        );
         let body = answer.bytes().await?;
-        ensure!(digest_of(&body) == *digest, "the manifest at {path} is not {digest}");
+        ensure!(
+            digest_of(&body) == *digest,
+            "the manifest at {path} is not {digest}"
+        );
         Ok(body)
     }
 
@@ -115,15 +149,38 @@ impl Client {
         let path = format!("{repository}/blobs/{digest}");
         let started = Instant::now();
         let range = format!("bytes={from}-");
-        let headers: &[(&str, &str)] = if from > 0 { &[(RANGE.as_str(), &range)] } else { &[] };
+        let headers: &[(&str, &str)] = if from > 0 {
+            &[(RANGE.as_str(), &range)]
+        } else {
+            &[]
+        };
         let answer = self.ask(Method::GET, &path, headers).await?;
-        let expected = if from > 0 { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-        ensure!(answer.status() == expected, "GET {path}: {}", answer.status());
-        let length = answer.headers().get(CONTENT_LENGTH).context("a blob without Content-Length")?;
+        let expected = if from > 0 {
+            StatusCode::PARTIAL_CONTENT
+        } else {
+            StatusCode::OK
+        };
+        ensure!(
+            answer.status() == expected,
+            "GET {path}: {}",
+            answer.status()
+        );
+        let length = answer
+            .headers()
+            .get(CONTENT_LENGTH)
+            .context("a blob without Content-Length")?;
         let length = length.to_str()?.parse()?;
         let hasher = DigestHasher::new(digest.algorithm());
         let digest = *digest;
-        Ok(OpenBlob { answer, digest, hasher, length, read: 0, started, first_byte: None })
+        Ok(OpenBlob {
+            answer,
+            digest,
+            hasher,
+            length,
+            read: 0,
+            started,
+            first_byte: None,
+        })
     }
 
     /// A whole blob, checked while it streams; nothing of it is kept.
@@ -139,8 +196,13 @@ impl Client {
         let manifest = self.resolve(repository, tag).await?;
         let body = self.manifest(repository, &manifest).await?;
         let digests = blobs_of(&body)?;
-        let blobs = try_join_all(digests.iter().map(|digest| self.blob(repository, digest))).await?;
-        Ok(Pulled { manifest, blobs, whole: started.elapsed() })
+        let blobs =
+            try_join_all(digests.iter().map(|digest| self.blob(repository, digest))).await?;
+        Ok(Pulled {
+            manifest,
+            blobs,
+            whole: started.elapsed(),
+        })
     }
 }
 
@@ -160,10 +222,16 @@ impl OpenBlob {
     /// The next bytes, or `None` at the end; an error when the body was cut short.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let chunk = self.answer.chunk().await.with_context(|| {
-            format!("{} was cut after {} of {} bytes", self.digest.short(), self.read, self.length)
+            format!(
+                "{} was cut after {} of {} bytes",
+                self.digest.short(),
+                self.read,
+                self.length
+            )
         })?;
         if let Some(bytes) = &chunk {
-            self.first_byte.get_or_insert_with(|| self.started.elapsed());
+            self.first_byte
+                .get_or_insert_with(|| self.started.elapsed());
             self.hasher.update(bytes);
             self.read += bytes.len() as u64;
         }
@@ -194,20 +262,43 @@ impl OpenBlob {
     /// Checks what was read, which must be the whole blob.
     pub fn finish(self) -> Result<Received> {
         if self.read != self.length {
-            bail!("{} of {} bytes of {}", self.read, self.length, self.digest.short());
+            bail!(
+                "{} of {} bytes of {}",
+                self.read,
+                self.length,
+                self.digest.short()
+            );
         }
-        ensure!(self.hasher.finish() == self.digest, "wrong bytes for {}", self.digest);
+        ensure!(
+            self.hasher.finish() == self.digest,
+            "wrong bytes for {}",
+            self.digest
+        );
         let whole = self.started.elapsed();
-        Ok(Received { digest: self.digest, bytes: self.read, first_byte: self.first_byte.unwrap_or(whole), whole })
+        Ok(Received {
+            digest: self.digest,
+            bytes: self.read,
+            first_byte: self.first_byte.unwrap_or(whole),
+            whole,
+        })
     }
 }
 
 /// The blobs that an image manifest names, the configuration first.
 pub fn blobs_of(manifest: &[u8]) -> Result<Vec<Digest>> {
     let manifest: serde_json::Value = serde_json::from_slice(manifest)?;
-    let layers = manifest["layers"].as_array().context("not an image manifest")?;
+    let layers = manifest["layers"]
+        .as_array()
+        .context("not an image manifest")?;
     let descriptors = std::iter::once(&manifest["config"]).chain(layers);
-    descriptors.map(|blob| Ok(blob["digest"].as_str().context("a descriptor without digest")?.parse()?)).collect()
+    descriptors
+        .map(|blob| {
+            Ok(blob["digest"]
+                .as_str()
+                .context("a descriptor without digest")?
+                .parse()?)
+        })
+        .collect()
 }
 
 /// A plain HTTP/1.1 client that goes to loopback directly, whatever proxy the environment names.

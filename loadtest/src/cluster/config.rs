@@ -31,17 +31,33 @@ impl RegistryEntry {
     /// A registry on loopback without TLS.
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
-        Self { url: Some(format!("http://{address}")), ..Self::named(&address.to_string()) }
+        Self {
+            url: Some(format!("http://{address}")),
+            ..Self::named(&address.to_string())
+        }
     }
 
     /// A registry by its name in image references; `http://` in front of it means that it speaks no TLS.
     #[must_use]
     pub fn named(name: &str) -> Self {
         let (registry, url) = match name.strip_prefix("http://") {
-            Some(host) => (host.trim_end_matches('/'), Some(format!("http://{}", host.trim_end_matches('/')))),
-            None => (name.trim_start_matches("https://").trim_end_matches('/'), None),
+            Some(host) => (
+                host.trim_end_matches('/'),
+                Some(format!("http://{}", host.trim_end_matches('/'))),
+            ),
+            None => (
+                name.trim_start_matches("https://").trim_end_matches('/'),
+                None,
+            ),
         };
-        Self { registry: registry.to_owned(), url, access: None, repositories: None, username: None, password_file: None }
+        Self {
+            registry: registry.to_owned(),
+            url,
+            access: None,
+            repositories: None,
+            username: None,
+            password_file: None,
+        }
     }
 
     /// As the agent's list of registries and `containerd install` spell it.
@@ -92,26 +108,33 @@ struct OriginFile<'a> {
 #[derive(Serialize)]
 struct AgentFile<'a> {
     data_dir: &'a Path,
-    registry: AgentRegistry,
+    registries: Vec<String>,
+    registry: Listen,
     peers: Listen,
     admin: Listen,
     cluster: ClusterSection<'a>,
 }
 
-#[derive(Serialize)]
-struct AgentRegistry {
-    listen: SocketAddr,
-    registries: Vec<String>,
-}
-
 /// An origin with its tracker inside.
-pub fn origin(data_dir: &Path, addresses: &Addresses, upstreams: &[RegistryEntry]) -> Result<String> {
+pub fn origin(
+    data_dir: &Path,
+    addresses: &Addresses,
+    upstreams: &[RegistryEntry],
+) -> Result<String> {
     Ok(toml::to_string(&OriginFile {
         data_dir,
-        registry: Listen { listen: addresses.registry },
-        peers: Listen { listen: addresses.peers },
-        admin: Listen { listen: addresses.admin },
-        tracker: Listen { listen: addresses.tracker },
+        registry: Listen {
+            listen: addresses.registry,
+        },
+        peers: Listen {
+            listen: addresses.peers,
+        },
+        admin: Listen {
+            listen: addresses.admin,
+        },
+        tracker: Listen {
+            listen: addresses.tracker,
+        },
         upstream: upstreams,
     })?)
 }
@@ -126,12 +149,16 @@ pub fn agent(
 ) -> Result<String> {
     Ok(toml::to_string(&AgentFile {
         data_dir,
-        registry: AgentRegistry {
+        registries: upstreams.iter().map(RegistryEntry::spelled).collect(),
+        registry: Listen {
             listen: addresses.registry,
-            registries: upstreams.iter().map(RegistryEntry::spelled).collect(),
         },
-        peers: Listen { listen: addresses.peers },
-        admin: Listen { listen: addresses.admin },
+        peers: Listen {
+            listen: addresses.peers,
+        },
+        admin: Listen {
+            listen: addresses.admin,
+        },
         cluster: ClusterSection {
             trackers: vec![addresses.tracker.to_string()],
             join_token_file: Some(join_token_file),
@@ -147,9 +174,15 @@ mod tests {
     #[test]
     fn a_registry_keeps_its_name_and_says_whether_it_speaks_tls() {
         let plain = RegistryEntry::named("http://10.0.0.1:5000/");
-        assert_eq!((plain.registry.as_str(), plain.spelled().as_str()), ("10.0.0.1:5000", "http://10.0.0.1:5000"));
+        assert_eq!(
+            (plain.registry.as_str(), plain.spelled().as_str()),
+            ("10.0.0.1:5000", "http://10.0.0.1:5000")
+        );
         let public = RegistryEntry::named("docker.io");
-        assert_eq!((public.url.as_deref(), public.spelled().as_str()), (None, "docker.io"));
+        assert_eq!(
+            (public.url.as_deref(), public.spelled().as_str()),
+            (None, "docker.io")
+        );
         assert_eq!(RegistryEntry::named("https://ghcr.io").registry, "ghcr.io");
     }
 }

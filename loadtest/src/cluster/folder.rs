@@ -23,7 +23,10 @@ impl RunFolder {
             .tempdir()
             .context("cannot make a folder for this run; is TMPDIR writable?")?;
         let path = dir.path().to_owned();
-        Ok(Self { dir: Some(dir), path })
+        Ok(Self {
+            dir: Some(dir),
+            path,
+        })
     }
 
     #[must_use]
@@ -34,7 +37,8 @@ impl RunFolder {
     /// A folder below, made when it is not there.
     pub fn sub(&self, name: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
     }
 
@@ -76,7 +80,13 @@ mod tests {
         let sub = folder.sub("one").expect("made");
         assert!(sub.is_dir());
         folder.need(1).expect("a byte is free");
-        assert!(folder.need(u64::MAX).expect_err("no disk is that large").to_string().contains("TMPDIR"));
+        assert!(
+            folder
+                .need(u64::MAX)
+                .expect_err("no disk is that large")
+                .to_string()
+                .contains("TMPDIR")
+        );
         folder.keep();
         let path = folder.path().to_owned();
         drop(folder);

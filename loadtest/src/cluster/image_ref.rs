@@ -22,22 +22,33 @@ impl ImageRef {
             None => (false, text.strip_prefix("https://").unwrap_or(text)),
         };
         let (registry, path) = match rest.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
+                (host, path.to_owned())
+            }
             Some(_) => ("docker.io", rest.to_owned()),
             None => ("docker.io", format!("library/{rest}")),
         };
         let (repository, reference) = split_reference(&path);
         let fine = |part: &str| !part.is_empty() && !part.contains(char::is_whitespace);
-        if !(fine(registry) && fine(&repository) && reference.len() > 1) {
+        if !(fine(registry) && repository.split('/').all(fine) && reference.len() > 1) {
             bail!("{text:?} is not an image reference; write it as registry/repository:tag");
         }
-        Ok(Self { registry: registry.to_owned(), repository, reference, plain_http })
+        Ok(Self {
+            registry: registry.to_owned(),
+            repository,
+            reference,
+            plain_http,
+        })
     }
 
     /// The registry as the agent's allow-list spells it.
     #[must_use]
     pub fn registry_spelled(&self) -> String {
-        if self.plain_http { format!("http://{}", self.registry) } else { self.registry.clone() }
+        if self.plain_http {
+            format!("http://{}", self.registry)
+        } else {
+            self.registry.clone()
+        }
     }
 }
 
@@ -71,7 +82,11 @@ mod tests {
         ] {
             assert_eq!(ImageRef::parse(typed).expect(typed).to_string(), full);
         }
-        assert!(ImageRef::parse("http://10.0.0.1:5000/a").expect("parses").plain_http);
+        assert!(
+            ImageRef::parse("http://10.0.0.1:5000/a")
+                .expect("parses")
+                .plain_http
+        );
         for wrong in ["", "quay.io/", "quay.io/a:", "quay.io/a b"] {
             assert!(ImageRef::parse(wrong).is_err(), "{wrong:?}");
         }

@@ -21,7 +21,9 @@ impl Metrics {
     /// Reads the text form; lines that are not samples are passed over.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        Self { samples: text.lines().filter_map(parse_line).collect() }
+        Self {
+            samples: text.lines().filter_map(parse_line).collect(),
+        }
     }
 
     /// The sum of all samples of `name` that carry all of `labels`; 0 when there is none.
@@ -31,7 +33,11 @@ impl Metrics {
     }
 
     /// The same as whole bytes or events.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters are whole and not negative")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counters are whole and not negative"
+    )]
     #[must_use]
     pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.sum(name, labels).round() as u64
@@ -47,20 +53,32 @@ impl Metrics {
     #[must_use]
     pub fn mean(&self, name: &str, labels: &[(&str, &str)]) -> Option<Duration> {
         let count = self.sum(&format!("{name}_count"), labels);
-        (count > 0.0).then(|| Duration::from_secs_f64(self.sum(&format!("{name}_sum"), labels) / count))
+        (count > 0.0)
+            .then(|| Duration::from_secs_f64(self.sum(&format!("{name}_sum"), labels) / count))
     }
 
     /// `name{labels} value` of every sample whose name starts so, for messages.
     #[must_use]
     pub fn show(&self, prefix: &str) -> String {
-        let lines = self.samples.iter().filter(|sample| sample.name.starts_with(prefix));
-        lines.map(|sample| format!("{}{:?} {}\n", sample.name, sample.labels, sample.value)).collect()
+        let lines = self
+            .samples
+            .iter()
+            .filter(|sample| sample.name.starts_with(prefix));
+        lines
+            .map(|sample| format!("{}{:?} {}\n", sample.name, sample.labels, sample.value))
+            .collect()
     }
 
-    fn matching<'a>(&'a self, name: &'a str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = &'a Sample> {
+    fn matching<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&str, &str)],
+    ) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| {
             sample.name == name
-                && labels.iter().all(|(key, value)| sample.labels.iter().any(|(k, v)| k == key && v == value))
+                && labels
+                    .iter()
+                    .all(|(key, value)| sample.labels.iter().any(|(k, v)| k == key && v == value))
         })
     }
 }
@@ -73,9 +91,19 @@ fn parse_line(line: &str) -> Option<Sample> {
     let value = value.parse().ok()?;
     let (name, labels) = match series.split_once('{') {
         None => (series, Vec::new()),
-        Some((name, rest)) => (name, rest.trim_end_matches('}').split(',').filter_map(parse_label).collect()),
+        Some((name, rest)) => (
+            name,
+            rest.trim_end_matches('}')
+                .split(',')
+                .filter_map(parse_label)
+                .collect(),
+        ),
     };
-    Some(Sample { name: name.to_owned(), labels, value })
+    Some(Sample {
+        name: name.to_owned(),
+        labels,
+        value,
+    })
 }
 
 fn parse_label(text: &str) -> Option<(String, String)> {
@@ -109,17 +137,27 @@ mod tests {
     fn samples_are_summed_over_the_labels_that_are_not_named() {
         let metrics = Metrics::parse(TEXT);
         assert_eq!(metrics.count("shoal_download_bytes_total", &[]), 120);
-        assert_eq!(metrics.count("shoal_download_bytes_total", &[("source", "peer")]), 100);
+        assert_eq!(
+            metrics.count("shoal_download_bytes_total", &[("source", "peer")]),
+            100
+        );
         assert_eq!(metrics.count("shoal_peers", &[]), 3);
         assert_eq!(metrics.count("shoal_absent", &[]), 0);
-        assert_eq!(metrics.mean("shoal_wait_seconds", &[("kind", "blob")]), Some(Duration::from_millis(500)));
-        assert_eq!(metrics.mean("shoal_wait_seconds", &[("kind", "manifest")]), None);
+        assert_eq!(
+            metrics.mean("shoal_wait_seconds", &[("kind", "blob")]),
+            Some(Duration::from_millis(500))
+        );
+        assert_eq!(
+            metrics.mean("shoal_wait_seconds", &[("kind", "manifest")]),
+            None
+        );
         assert!(metrics.has("shoal_peers") && !metrics.has("shoal_peer"));
     }
 
     #[test]
     fn the_median_is_a_value_that_was_measured() {
-        let of = |millis: &[u64]| median(millis.iter().copied().map(Duration::from_millis).collect());
+        let of =
+            |millis: &[u64]| median(millis.iter().copied().map(Duration::from_millis).collect());
         assert_eq!(of(&[5]), Duration::from_millis(5));
         assert_eq!(of(&[9, 1, 5]), Duration::from_millis(5));
         assert_eq!(of(&[9, 1, 5, 7]), Duration::from_millis(5));

@@ -31,15 +31,42 @@ pub struct Process {
 
 impl Process {
     /// Starts `program`; everything that it prints goes to the file `log`, after what is there.
-    pub fn start(name: &str, program: &Path, args: &[OsString], env: &[(String, String)], log: &Path) -> Result<Self> {
-        let out = OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("{}", log.display()))?;
+    pub fn start(
+        name: &str,
+        program: &Path,
+        args: &[OsString],
+        env: &[(String, String)],
+        log: &Path,
+    ) -> Result<Self> {
+        let out = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("{}", log.display()))?;
         let mut command = guarded(program);
-        command.args(args).envs(env.iter().map(|(key, value)| (key, value)));
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0).kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("cannot start {name} ({})", program.display()))?;
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        command
+            .args(args)
+            .envs(env.iter().map(|(key, value)| (key, value)));
+        command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name} ({})", program.display()))?;
+        let pid = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
         let pid = pid.context("the child ended before its process id was read")?;
-        Ok(Self { name: name.to_owned(), child, pid, log: log.to_owned() })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            pid,
+            log: log.to_owned(),
+        })
     }
 
     #[must_use]
@@ -109,7 +136,10 @@ impl Process {
     /// The most resident memory that the child has had.
     pub fn memory_high_bytes(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .context("no VmHWM")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
         Ok(kib * 1024)
     }
@@ -164,7 +194,11 @@ pub async fn run(program: &Path, args: &[&str], within: Duration) -> Result<Stri
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
+        let said = if said.trim().is_empty() {
+            String::from_utf8_lossy(&output.stdout)
+        } else {
+            said
+        };
         bail!("`{shown}` ended with {}: {}", output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -191,11 +225,15 @@ mod tests {
         };
         drop(process);
         let gone = async {
-            while fs::read_to_string(format!("/proc/{grandchild}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+            while fs::read_to_string(format!("/proc/{grandchild}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+            {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(10), gone).await.expect("the grandchild ended");
+        timeout(Duration::from_secs(10), gone)
+            .await
+            .expect("the grandchild ended");
     }
 
     #[tokio::test]
@@ -210,7 +248,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_run_tells_what_the_program_said() {
-        let error = run(Path::new("/bin/sh"), &["-c", "echo because >&2; exit 1"], GRACE).await.expect_err("fails");
+        let error = run(
+            Path::new("/bin/sh"),
+            &["-c", "echo because >&2; exit 1"],
+            GRACE,
+        )
+        .await
+        .expect_err("fails");
         assert!(error.to_string().contains("because"), "{error}");
     }
 }

@@ -47,19 +47,34 @@ impl DockerRegistry {
         let args = ["serve".into(), file.into()];
         let program = DOCKER_REGISTRY.path()?;
         let process = Process::start("docker-registry", &program, &args, &[], &folder.join("log"))?;
-        let mut registry = Self { process, address, mark: 0 };
+        let mut registry = Self {
+            process,
+            address,
+            mark: 0,
+        };
         registry.wait_ready().await?;
         Ok(registry)
     }
 
     async fn wait_ready(&mut self) -> Result<()> {
         let (http, deadline) = (client::http(), Instant::now() + READY_WITHIN);
-        while http.get(format!("http://{}/v2/", self.address)).send().await.is_err() {
+        while http
+            .get(format!("http://{}/v2/", self.address))
+            .send()
+            .await
+            .is_err()
+        {
             if let Some(status) = self.process.ended()? {
-                bail!("docker-registry ended with {status}: {}", self.process.last_lines(5));
+                bail!(
+                    "docker-registry ended with {status}: {}",
+                    self.process.last_lines(5)
+                );
             }
             if Instant::now() > deadline {
-                bail!("docker-registry did not answer within {READY_WITHIN:?}: {}", self.process.last_lines(5));
+                bail!(
+                    "docker-registry did not answer within {READY_WITHIN:?}: {}",
+                    self.process.last_lines(5)
+                );
             }
             sleep(Duration::from_millis(30)).await;
         }
@@ -94,11 +109,15 @@ fn count(log: &str) -> BTreeMap<Option<Digest>, Asked> {
     let mut counts = BTreeMap::<Option<Digest>, Asked>::new();
     for line in log.lines() {
         let mut quoted = line.split('"');
-        let (Some(_client), Some(request), Some(outcome)) = (quoted.next(), quoted.next(), quoted.next()) else {
+        let (Some(_client), Some(request), Some(outcome)) =
+            (quoted.next(), quoted.next(), quoted.next())
+        else {
             continue;
         };
         let mut words = request.split(' ');
-        let (Some(method), Some(path)) = (words.next(), words.next()) else { continue };
+        let (Some(method), Some(path)) = (words.next(), words.next()) else {
+            continue;
+        };
         let path = path.split('?').next().unwrap_or_default();
         let named = if path.contains("/manifests/") {
             None
@@ -108,7 +127,11 @@ fn count(log: &str) -> BTreeMap<Option<Digest>, Asked> {
         } else {
             continue;
         };
-        let bytes = outcome.split_whitespace().nth(1).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        let bytes = outcome
+            .split_whitespace()
+            .nth(1)
+            .and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(0);
         let asked = counts.entry(named).or_default();
         match method {
             "GET" => {
@@ -130,7 +153,9 @@ mod tests {
     fn the_access_log_is_counted_by_blob_and_uploads_are_not() {
         let digest = "sha256:db3e3a497e375bdd03d5cb9526cc95ac6801303bb62a83a50931ab842762afb8";
         let line = |request: &str, bytes| {
-            format!("127.0.0.1 - - [24/Nov/2026:00:14:56 +0000] \"{request} HTTP/1.1\" 200 {bytes} \"\" \"x/1\"\n")
+            format!(
+                "127.0.0.1 - - [24/Nov/2026:00:14:56 +0000] \"{request} HTTP/1.1\" 200 {bytes} \"\" \"x/1\"\n"
+            )
         };
         let log = [
             "{\"level\":\"info\",\"msg\":\"response completed\"}\n".to_owned(),
@@ -144,7 +169,21 @@ mod tests {
         .concat();
         let counts = count(&log);
         assert_eq!(counts.len(), 2, "{counts:?}");
-        assert_eq!(counts[&None], Asked { gets: 0, heads: 1, bytes: 0 });
-        assert_eq!(counts[&Some(digest.parse().expect("a digest"))], Asked { gets: 2, heads: 1, bytes: 1500 });
+        assert_eq!(
+            counts[&None],
+            Asked {
+                gets: 0,
+                heads: 1,
+                bytes: 0
+            }
+        );
+        assert_eq!(
+            counts[&Some(digest.parse().expect("a digest"))],
+            Asked {
+                gets: 2,
+                heads: 1,
+                bytes: 1500
+            }
+        );
     }
 }

@@ -16,7 +16,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -67,29 +68,51 @@ impl Upstream {
     }
 
     /// The same, but only to callers that send exactly this `Authorization`.
-    pub async fn start_private(images: &[(&str, &str, &Image)], authorization: &str) -> Result<Self> {
+    pub async fn start_private(
+        images: &[(&str, &str, &Image)],
+        authorization: &str,
+    ) -> Result<Self> {
         Self::start_with(images, Some(authorization.to_owned())).await
     }
 
-    async fn start_with(images: &[(&str, &str, &Image)], authorization: Option<String>) -> Result<Self> {
-        let mut inside = Inside { authorization, ..Inside::default() };
+    async fn start_with(
+        images: &[(&str, &str, &Image)],
+        authorization: Option<String>,
+    ) -> Result<Self> {
+        let mut inside = Inside {
+            authorization,
+            ..Inside::default()
+        };
         for (repository, tag, image) in images {
-            inside.tags.insert(((*repository).to_owned(), (*tag).to_owned()), image.manifest_digest());
-            inside.manifests.insert(image.manifest_digest(), image.manifest().clone());
-            inside.blobs.extend(image.blobs().into_iter().map(|blob| (blob.digest(), blob)));
+            inside.tags.insert(
+                ((*repository).to_owned(), (*tag).to_owned()),
+                image.manifest_digest(),
+            );
+            inside
+                .manifests
+                .insert(image.manifest_digest(), image.manifest().clone());
+            inside
+                .blobs
+                .extend(image.blobs().into_iter().map(|blob| (blob.digest(), blob)));
         }
         let inside = Arc::new(inside);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shutdown = CancellationToken::new();
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&inside));
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&inside));
         let ended = shutdown.clone().cancelled_owned();
         TaskTracker::new().spawn(async move {
             let serving = async { axum::serve(listener, router).await };
             // Open bodies are cut, as by a registry that is switched off.
             tokio::select! { _ = serving => (), () = ended => () }
         });
-        Ok(Self { address, inside, shutdown })
+        Ok(Self {
+            address,
+            inside,
+            shutdown,
+        })
     }
 
     #[must_use]
@@ -116,7 +139,11 @@ impl Upstream {
     /// What was asked of every blob of an image, in its order.
     #[must_use]
     pub fn asked_of(&self, image: &Image) -> Vec<Asked> {
-        image.blobs().iter().map(|blob| self.asked(&blob.digest())).collect()
+        image
+            .blobs()
+            .iter()
+            .map(|blob| self.asked(&blob.digest()))
+            .collect()
     }
 }
 
@@ -161,23 +188,37 @@ async fn answer(State(inside): State<Arc<Inside>>, request: Request) -> Response
     if let Some(expected) = &inside.authorization {
         let given = request.headers().get(AUTHORIZATION);
         if given.is_none_or(|given| given.as_bytes() != expected.as_bytes()) {
-            return ([(WWW_AUTHENTICATE, "Basic realm=\"upstream\"")], StatusCode::UNAUTHORIZED).into_response();
+            return (
+                [(WWW_AUTHENTICATE, "Basic realm=\"upstream\"")],
+                StatusCode::UNAUTHORIZED,
+            )
+                .into_response();
         }
     }
     let head = request.method() == Method::HEAD;
     match name(request.uri().path()) {
         None => StatusCode::NOT_FOUND.into_response(),
         Some(Named::Base) => StatusCode::OK.into_response(),
-        Some(Named::Manifest(repository, reference)) => manifest(&inside, repository, reference, head).await,
+        Some(Named::Manifest(repository, reference)) => {
+            manifest(&inside, repository, reference, head).await
+        }
         Some(Named::Blob(digest)) => {
-            let range = request.headers().get(RANGE).and_then(|value| value.to_str().ok());
+            let range = request
+                .headers()
+                .get(RANGE)
+                .and_then(|value| value.to_str().ok());
             blob(&inside, digest, range, head).await
         }
     }
 }
 
 async fn manifest(inside: &Inside, repository: &str, reference: &str, head: bool) -> Response {
-    let by_tag = || inside.tags.get(&(repository.to_owned(), reference.to_owned())).copied();
+    let by_tag = || {
+        inside
+            .tags
+            .get(&(repository.to_owned(), reference.to_owned()))
+            .copied()
+    };
     let Some(digest) = reference.parse().ok().or_else(by_tag) else {
         return StatusCode::NOT_FOUND.into_response();
     };
@@ -193,13 +234,21 @@ async fn manifest(inside: &Inside, repository: &str, reference: &str, head: bool
         (CONTENT_LENGTH.as_str(), body.len().to_string()),
         ("docker-content-digest", digest.to_string()),
     ];
-    let body = if head { Body::empty() } else { Body::from(body.clone()) };
+    let body = if head {
+        Body::empty()
+    } else {
+        Body::from(body.clone())
+    };
     (headers, body).into_response()
 }
 
 async fn blob(inside: &Arc<Inside>, digest: Digest, range: Option<&str>, head: bool) -> Response {
     count(inside, digest, head);
-    let fault = if head { None } else { inside.script.next(&Target::Blob(digest)) };
+    let fault = if head {
+        None
+    } else {
+        inside.script.next(&Target::Blob(digest))
+    };
     let damage = Damage::of(fault.as_ref());
     if let Some(failure) = misbehave(fault).await {
         return failure;
@@ -207,13 +256,22 @@ async fn blob(inside: &Arc<Inside>, digest: Digest, range: Option<&str>, head: b
     let Some(layer) = inside.blobs.get(&digest) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let Some((start, end)) = range.map_or(Some((0, layer.len())), |range| parse_range(range, layer.len())) else {
+    let Some((start, end)) = range.map_or(Some((0, layer.len())), |range| {
+        parse_range(range, layer.len())
+    }) else {
         return StatusCode::RANGE_NOT_SATISFIABLE.into_response();
     };
-    let body = if head { Body::empty() } else { body::stream(inside, layer.clone(), start..end, damage) };
+    let body = if head {
+        Body::empty()
+    } else {
+        body::stream(inside, layer.clone(), start..end, damage)
+    };
     let mut response = body.into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Ok(digest) = HeaderValue::from_str(&digest.to_string()) {
@@ -221,14 +279,23 @@ async fn blob(inside: &Arc<Inside>, digest: Digest, range: Option<&str>, head: b
     }
     if range.is_some() {
         let text = format!("bytes {start}-{}/{}", end.saturating_sub(1), layer.len());
-        headers.insert(CONTENT_RANGE, HeaderValue::from_str(&text).expect("digits and punctuation"));
+        headers.insert(
+            CONTENT_RANGE,
+            HeaderValue::from_str(&text).expect("digits and punctuation"),
+        );
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     response
 }
 
 fn count(inside: &Inside, digest: Digest, head: bool) {
-    inside.count(digest, |asked| if head { asked.heads += 1 } else { asked.gets += 1 });
+    inside.count(digest, |asked| {
+        if head {
+            asked.heads += 1
+        } else {
+            asked.gets += 1
+        }
+    });
 }
 
 /// The answer that a fault makes instead of the right one, after the wait that it asks for.
@@ -238,7 +305,9 @@ async fn misbehave(fault: Option<Fault>) -> Option<Response> {
             let code = StatusCode::from_u16(code).expect("a test names a status that exists");
             let mut response = code.into_response();
             if code == StatusCode::TOO_MANY_REQUESTS {
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                response
+                    .headers_mut()
+                    .insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Some(response)
         }
@@ -253,7 +322,11 @@ async fn misbehave(fault: Option<Fault>) -> Option<Response> {
 fn parse_range(range: &str, len: u64) -> Option<(u64, u64)> {
     let (from, until) = range.strip_prefix("bytes=")?.split_once('-')?;
     let from: u64 = from.parse().ok()?;
-    let end = if until.is_empty() { len } else { until.parse::<u64>().ok()?.checked_add(1)?.min(len) };
+    let end = if until.is_empty() {
+        len
+    } else {
+        until.parse::<u64>().ok()?.checked_add(1)?.min(len)
+    };
     (from < end).then_some((from, end))
 }
 
@@ -266,7 +339,9 @@ mod tests {
 
     async fn small() -> (Image, Upstream, Client) {
         let image = Image::of_sizes(1, &[512 * 200, 512 * 4000]);
-        let upstream = Upstream::start(&[("demo/app", "v1", &image)]).await.expect("starts");
+        let upstream = Upstream::start(&[("demo/app", "v1", &image)])
+            .await
+            .expect("starts");
         let client = Client::new(upstream.address());
         (image, upstream, client)
     }
@@ -277,7 +352,14 @@ mod tests {
         let pulled = client.pull("demo/app", "v1").await.expect("pulls");
         assert_eq!(pulled.bytes(), image.blob_bytes());
         for (asked, blob) in upstream.asked_of(&image).iter().zip(image.blobs()) {
-            assert_eq!(*asked, Asked { gets: 1, heads: 0, bytes: blob.len() });
+            assert_eq!(
+                *asked,
+                Asked {
+                    gets: 1,
+                    heads: 0,
+                    bytes: blob.len()
+                }
+            );
         }
     }
 
@@ -292,14 +374,20 @@ mod tests {
         assert!(error(client.blob("demo/app", &digest).await).contains("503"));
         assert!(error(client.blob("demo/app", &digest).await).contains("cut after 100000"));
         assert!(error(client.blob("demo/app", &digest).await).contains("wrong bytes"));
-        client.blob("demo/app", &digest).await.expect("faultless again");
+        client
+            .blob("demo/app", &digest)
+            .await
+            .expect("faultless again");
     }
 
     #[tokio::test]
     async fn a_range_begins_where_it_was_asked_to() {
         let (image, _upstream, client) = small().await;
         let layer = &image.layers()[1];
-        let mut blob = client.open("demo/app", &layer.digest(), 70_001).await.expect("opens");
+        let mut blob = client
+            .open("demo/app", &layer.digest(), 70_001)
+            .await
+            .expect("opens");
         assert_eq!(blob.length(), layer.len() - 70_001);
         let mut body = Vec::new();
         while let Some(bytes) = blob.next().await.expect("reads") {
@@ -311,10 +399,16 @@ mod tests {
     #[tokio::test]
     async fn a_private_registry_lets_in_nobody_else() {
         let image = Image::of_sizes(1, &[512 * 9]);
-        let upstream = Upstream::start_private(&[("app", "v1", &image)], "Basic c2VjcmV0").await.expect("starts");
+        let upstream = Upstream::start_private(&[("app", "v1", &image)], "Basic c2VjcmV0")
+            .await
+            .expect("starts");
         let client = Client::new(upstream.address());
         assert!(client.pull("app", "v1").await.is_err());
-        client.with_authorization("Basic c2VjcmV0").pull("app", "v1").await.expect("pulls");
+        client
+            .with_authorization("Basic c2VjcmV0")
+            .pull("app", "v1")
+            .await
+            .expect("pulls");
     }
 
     #[tokio::test]
@@ -323,7 +417,11 @@ mod tests {
         upstream.set_rate(Some(4 << 20));
         let pulled = client.pull("demo/app", "v1").await.expect("pulls");
         // 2.1 MB at 4 MiB/s; only the lower bound is certain on a busy machine.
-        assert!(pulled.whole > Duration::from_millis(450), "{:?}", pulled.whole);
+        assert!(
+            pulled.whole > Duration::from_millis(450),
+            "{:?}",
+            pulled.whole
+        );
         assert_eq!(pulled.bytes(), image.blob_bytes());
     }
 }

@@ -15,6 +15,8 @@ use super::script::Fault;
 use crate::workload::Layer;
 
 const STEP_BYTES: u64 = 64 * 1024;
+/// Between the last bytes of a body that is cut and the cut.
+const REST: Duration = Duration::from_millis(50);
 
 /// Where a body goes wrong.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,8 +28,14 @@ pub(super) struct Damage {
 impl Damage {
     pub(super) fn of(fault: Option<&Fault>) -> Self {
         match fault {
-            Some(Fault::CutAfter(bytes)) => Self { cut_after: Some(*bytes), ..Self::default() },
-            Some(Fault::FlipAt(offset)) => Self { flip_at: Some(*offset), ..Self::default() },
+            Some(Fault::CutAfter(bytes)) => Self {
+                cut_after: Some(*bytes),
+                ..Self::default()
+            },
+            Some(Fault::FlipAt(offset)) => Self {
+                flip_at: Some(*offset),
+                ..Self::default()
+            },
             Some(Fault::HeadersAfter(_) | Fault::Status(_)) | None => Self::default(),
         }
     }
@@ -42,7 +50,8 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn set(&self, bytes_per_sec: Option<u64>) {
-        self.bytes_per_sec.store(bytes_per_sec.unwrap_or(0), Ordering::Relaxed);
+        self.bytes_per_sec
+            .store(bytes_per_sec.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// When so many bytes will have gone over the line that all bodies share.
@@ -60,7 +69,12 @@ impl Pace {
     }
 }
 
-pub(super) fn stream(inside: &Arc<Inside>, layer: Layer, range: Range<u64>, damage: Damage) -> Body {
+pub(super) fn stream(
+    inside: &Arc<Inside>,
+    layer: Layer,
+    range: Range<u64>,
+    damage: Damage,
+) -> Body {
     let inside = Arc::clone(inside);
     let start = range.start;
     Body::from_stream(stream::try_unfold(start, move |at| {
@@ -73,6 +87,8 @@ pub(super) fn stream(inside: &Arc<Inside>, layer: Layer, range: Range<u64>, dama
             if let Some(limit) = damage.cut_after {
                 let left = (start + limit).saturating_sub(at);
                 if left == 0 {
+                    // What was handed over goes out while the stream rests; an error would throw it away.
+                    tokio::time::sleep(REST).await;
                     return Err(std::io::Error::other("cut, as the test asked"));
                 }
                 take = take.min(left);
@@ -88,7 +104,9 @@ pub(super) fn stream(inside: &Arc<Inside>, layer: Layer, range: Range<u64>, dama
 }
 
 fn damaged(bytes: Bytes, at: u64, flip_at: Option<u64>) -> Bytes {
-    let inside = flip_at.and_then(|flip| usize::try_from(flip.checked_sub(at)?).ok()).filter(|i| *i < bytes.len());
+    let inside = flip_at
+        .and_then(|flip| usize::try_from(flip.checked_sub(at)?).ok())
+        .filter(|i| *i < bytes.len());
     let Some(index) = inside else { return bytes };
     let mut wrong = BytesMut::from(&bytes[..]);
     wrong[index] ^= 1;

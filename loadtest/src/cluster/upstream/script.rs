@@ -38,7 +38,10 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn add(&self, target: Target, fault: Fault, times: u32) {
-        self.coming.lock().unwrap_or_else(PoisonError::into_inner).push((target, fault, times));
+        self.coming
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((target, fault, times));
     }
 
     /// The fault for this request, if one is due.
@@ -47,7 +50,9 @@ impl Script {
         let meant = |target: &Target| {
             target == request || (*target == Target::Blobs && matches!(request, Target::Blob(_)))
         };
-        let due = coming.iter_mut().find(|(target, _, times)| *times > 0 && meant(target))?;
+        let due = coming
+            .iter_mut()
+            .find(|(target, _, times)| *times > 0 && meant(target))?;
         due.2 -= 1;
         Some(due.1)
     }
