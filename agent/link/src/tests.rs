@@ -89,7 +89,7 @@ async fn meet(
 }
 
 /// What a refused dialer was told.
-fn closed_with(dialed: Result<Connected, DialError>) -> CloseCode {
+fn closed_with(dialed: &Result<Connected, DialError>) -> CloseCode {
     let Err(DialError::Handshake {
         source: HandshakeError::Link(LinkError::Closed(code)),
         ..
@@ -97,7 +97,7 @@ fn closed_with(dialed: Result<Connected, DialError>) -> CloseCode {
     else {
         panic!("{dialed:?}");
     };
-    code
+    *code
 }
 
 fn refused(accepted: Result<Connected, Refused>) -> &'static str {
@@ -161,7 +161,7 @@ async fn member_of_another_cluster_is_refused() {
     let expect = Expect::Peer(server.peer);
     let (dialed, accepted) = meet(foreign, &mut server, expect).await;
     assert_eq!(refused(accepted), "foreign_cluster");
-    assert_eq!(closed_with(dialed), CloseCode::NotAMember);
+    assert_eq!(closed_with(&dialed), CloseCode::NotAMember);
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn expired_membership_is_refused() {
     let expect = Expect::Peer(server.peer);
     let (dialed, accepted) = meet(expired, &mut server, expect).await;
     assert_eq!(refused(accepted), "expired");
-    assert_eq!(closed_with(dialed), CloseCode::Expired);
+    assert_eq!(closed_with(&dialed), CloseCode::Expired);
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn membership_of_another_peer_is_refused() {
     let expect = Expect::Peer(server.peer);
     let (dialed, accepted) = meet(stolen, &mut server, expect).await;
     assert_eq!(refused(accepted), "impostor");
-    assert_eq!(closed_with(dialed), CloseCode::NotAMember);
+    assert_eq!(closed_with(&dialed), CloseCode::NotAMember);
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ async fn link_over_the_limit_is_told_so() {
     let (first, kept) = (first.unwrap(), kept.unwrap());
     let (second, accepted) = meet(as_role(Role::Agent), &mut server, expect).await;
     assert_eq!(refused(accepted), "too_many_links");
-    assert_eq!(closed_with(second), CloseCode::TooManyLinks);
+    assert_eq!(closed_with(&second), CloseCode::TooManyLinks);
     drop((first, kept));
     let (third, accepted) = meet(as_role(Role::Agent), &mut server, expect).await;
     assert!(third.is_ok() && accepted.is_ok(), "{third:?} {accepted:?}");
