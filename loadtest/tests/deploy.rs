@@ -2,7 +2,10 @@
 //! about defaults, alerts and dashboards ask only for metrics that exist.
 //!
 //! Not here: what needs helm, hadolint, systemd or promtool; `deploy/check.sh` runs those.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,12 +1,13 @@
-//! The rules of Shoal, pure: who is who, how a blob is cut and proven, and what is said on the wire.
+//! The rules of Shoal, pure: who is who, how a blob is cut and proven, what is said on the wire, and what one
+//! process does about all the swarms it takes part in.
 //!
 //! Never in here: sockets, files, clocks, tasks, randomness of its own (I2). Time is an argument
 //! ([`Instant`], or seconds since the epoch where an expiry is meant), and so are seeds; the same inputs give the
 //! same outputs on every machine. Bytes of blobs pass by on the outside: the core sees digests, indexes and
 //! peers.
 //!
-//! The swarm core (`node`, `swarm`) is being written: what a node is told and what it asks for stand in `src/node`, and are
-//! not joined to the crate before the state machine between them is whole.
+//! A shell drives a [`Node`] in this order, after each thing that happens: [`Node::handle`], then
+//! [`Node::poll_action`] until `None`, then wait for the next event or for [`Node::next_timeout`].
 #![warn(missing_docs)]
 
 pub mod limits;
@@ -18,7 +19,9 @@ mod digest;
 mod geometry;
 mod id;
 mod membership;
+mod node;
 mod proof;
+mod swarm;
 mod time;
 mod token;
 
@@ -27,6 +30,10 @@ pub use digest::{Digest, DigestAlgorithm, DigestError, DigestHasher};
 pub use geometry::{ByteRange, Geometry, GeometryError, PieceCount, PieceIndex};
 pub use id::{IdError, PeerId, Role, Zone};
 pub use membership::{Membership, MembershipError, SignedMembership, VouchedOrigins};
+pub use node::{
+    Action, Candidate, FailReason, FetchFailure, Input, Node, NodeOptions, NodeStatus, OriginAddress, ReaderId,
+    RequestId, SwarmChange, SwarmState, SwarmView, TransferId,
+};
 pub use proof::{
     BlobInfo, OriginKey, PieceHash, PieceHashAlgorithm, PieceHasher, PieceProof, ProofError,
 };

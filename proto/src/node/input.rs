@@ -105,8 +105,7 @@ pub enum Input {
         reader: ReaderId,
     },
     /// What the store holds of a blob: sent for each blob at start, and before [`Input::Wanted`] whenever the
-    /// store knows the blob. An origin sends it, with nothing held, when it begins to read a blob from upstream
-    /// whose pieces will then come by [`Input::Ingested`].
+    /// store knows the blob.
     Loaded {
         /// The blob's shape.
         info: BlobInfo,
@@ -114,6 +113,11 @@ pub enum Input {
         held: Bitfield,
         /// The whole digest was checked and the blob committed (I5).
         complete: bool,
+    },
+    /// Origin only: upstream is being read for this blob; its pieces will come by [`Input::Ingested`].
+    Seeded {
+        /// The shape, signed by us.
+        info: BlobInfo,
     },
     /// Origin only: a piece arrived from upstream, was hashed, signed and stored.
     Ingested {

@@ -33,6 +33,10 @@ pub(crate) struct Neighbour {
     pub(crate) offers: u32,
     /// Origins: pieces given to it.
     pub(crate) given: u32,
+    /// Origins: offers in a row that it did not take up.
+    pub(crate) declined: u32,
+    /// Origins: pieces offered to it a second time.
+    reoffered: Vec<PieceIndex>,
     early_holds: Option<Bytes>,
     early_have: Vec<u32>,
     /// Pieces it refused, and until when.
@@ -53,6 +57,8 @@ impl Neighbour {
             owing: 0,
             offers: 0,
             given: 0,
+            declined: 0,
+            reoffered: Vec::new(),
             early_holds: None,
             early_have: Vec::new(),
             held_off: Vec::new(),
@@ -62,6 +68,19 @@ impl Neighbour {
     /// Whether it holds the piece, as far as we know.
     pub(crate) fn has(&self, piece: PieceIndex) -> bool {
         self.holds.as_ref().is_some_and(|holds| holds.contains(piece))
+    }
+
+    /// Whether it was offered a piece that others were given before.
+    pub(crate) fn was_offered(&self, piece: PieceIndex) -> bool {
+        self.reoffered.contains(&piece)
+    }
+
+    /// Remembers a second offer, so that it is neither repeated nor refused.
+    pub(crate) fn remember_offer(&mut self, piece: PieceIndex) {
+        if self.reoffered.len() >= limits::HELD_OFF_MAX {
+            self.reoffered.remove(0);
+        }
+        self.reoffered.push(piece);
     }
 
     /// Not to be asked for this piece until `until`.
@@ -163,10 +182,6 @@ pub(crate) struct Neighbours(Vec<Neighbour>);
 impl Neighbours {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, Neighbour> {

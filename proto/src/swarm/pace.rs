@@ -84,6 +84,11 @@ impl Pace {
         (self.window + probe).min(LEVELS)
     }
 
+    /// The same, without the learning.
+    pub(crate) fn kept(&self) -> usize {
+        self.window
+    }
+
     /// What one source usually gives, bytes per second; `None` until a piece came.
     pub(crate) fn usual_bytes_per_sec(&self) -> Option<f64> {
         (self.median > 0.0).then(|| 1.0 / self.median)
@@ -94,9 +99,15 @@ impl Pace {
         (self.samples > 0).then(|| Duration::from_secs_f64(self.median * bytes as f64))
     }
 
+    /// How long news of a piece of this size may wait for more: a quarter of a piece time, within bounds.
+    pub(crate) fn news_delay(&self, bytes: u64) -> Duration {
+        let quarter = self.median(bytes).unwrap_or_default() / 4;
+        quarter.clamp(limits::NEWS_DELAY_MIN, limits::NEWS_DELAY_MAX)
+    }
+
     /// Past this, a piece is asked for elsewhere as well (D8).
     pub(crate) fn hedge_after(&self, bytes: u64) -> Duration {
-        if self.samples < limits::HEDGE_SAMPLES_MIN {
+        if self.samples < limits::HEDGE_SAMPLES_MIN as usize {
             return limits::HEDGE_UNKNOWN;
         }
         Duration::from_secs_f64(2.0 * self.p90 * bytes as f64).max(limits::HEDGE_MIN)

@@ -185,16 +185,6 @@ impl Pieces {
     pub(crate) fn any_open_in(&self, holds: &Bitfield) -> bool {
         self.open.words().iter().zip(holds.words()).any(|(open, theirs)| open & theirs != 0)
     }
-
-    /// Whether `holds` has any piece that we lack, requested ones included.
-    pub(crate) fn any_missing_in(&self, holds: &Bitfield) -> bool {
-        self.held.words().iter().zip(holds.words()).any(|(held, theirs)| theirs & !held != 0)
-    }
-
-    /// Whether we hold any piece that `holds` lacks.
-    pub(crate) fn any_new_to(&self, holds: &Bitfield) -> bool {
-        self.held.words().iter().zip(holds.words()).any(|(held, theirs)| held & !theirs != 0)
-    }
 }
 
 #[cfg(test)]

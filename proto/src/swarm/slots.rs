@@ -154,11 +154,6 @@ impl Slots {
         self.uploads.retain(|upload| upload.peer != peer);
         self.refused = 0;
     }
-
-    /// The swarm is gone; its uploads end by themselves and must find their slot, so they stay until `finish`.
-    pub(crate) fn serves(&self, swarm: SwarmIx) -> bool {
-        self.uploads.iter().any(|upload| upload.swarm == swarm)
-    }
 }
 
 #[cfg(test)]

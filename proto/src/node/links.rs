@@ -1,0 +1,143 @@
+//! Links coming and going, and what is said on them.
+//!
+//! Not here: whom a swarm wants to know (`swarm::sourcing`), what a message means to it (`swarm::gossip`).
+
+use std::net::SocketAddr;
+
+use crate::wire::{CloseCode, PeerMessage};
+use crate::{Digest, Instant, PeerId, Role, Zone, limits};
+
+use super::action::FailReason;
+use super::peers::{LinkState, PeerIx};
+use super::{Node, budget};
+
+impl Node {
+    pub(super) fn connected(&mut self, peer: PeerId, role: Role, zone: Zone, addr: SocketAddr, now: Instant) {
+        let ix = self.cx.peers.intern(peer, role, &zone, now);
+        if self.cx.peers.get(ix).is_live() {
+            self.drop_link(ix, now);
+        }
+        let known = self.cx.peers.get_mut(ix);
+        known.role = role;
+        known.zone = zone;
+        known.addr = Some(addr);
+        known.dial_failures = 0;
+        known.busy_until = None;
+        known.last_useful = now;
+        let banned = known.banned_until.is_some_and(|until| now < until);
+        self.cx.peers.set_link(ix, LinkState::Live);
+        if banned || peer == self.cx.options.me {
+            self.cx.hang_up(ix, CloseCode::Banned);
+            return;
+        }
+        if let Some(surplus) = budget::surplus(&self.cx, ix, now) {
+            self.cx.hang_up(surplus, CloseCode::TooManyLinks);
+            self.drop_link(surplus, now);
+            if surplus == ix {
+                return;
+            }
+        }
+        let swarms = self.cx.peers.get(ix).swarms.clone();
+        for swarm in swarms {
+            self.with(swarm, |swarm, cx| swarm.join(ix, cx, now));
+        }
+        if !self.cx.tracker_up {
+            // Nobody tells us what it takes part in: it is asked about everything that is wanted.
+            for swarm in self.leeching.clone() {
+                self.with(swarm, |swarm, cx| swarm.join(ix, cx, now));
+            }
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, peer: &PeerId, now: Instant) {
+        let Some(ix) = self.cx.peers.find(peer) else { return };
+        if self.cx.peers.get(ix).link != LinkState::Dialing {
+            return;
+        }
+        let failures = self.cx.peers.get(ix).dial_failures;
+        let pause = limits::DIAL_BACKOFF_MIN * (1 << failures.min(10));
+        let until = now + self.cx.jitter(pause.min(limits::DIAL_BACKOFF_MAX));
+        self.cx.peers.get_mut(ix).dial_failures = failures.saturating_add(1);
+        self.cx.peers.set_link(ix, LinkState::BackingOff { until });
+        for swarm in self.cx.peers.get(ix).swarms.clone() {
+            self.with(swarm, |swarm, cx| swarm.dial_candidates(cx, now));
+        }
+    }
+
+    pub(super) fn peer_lost(&mut self, peer: &PeerId, now: Instant) {
+        let Some(ix) = self.cx.peers.find(peer) else { return };
+        if !self.cx.peers.get(ix).is_live() {
+            return;
+        }
+        let until = now + self.cx.jitter(limits::DIAL_BACKOFF_MIN);
+        self.cx.peers.set_link(ix, LinkState::BackingOff { until });
+        self.drop_link(ix, now);
+    }
+
+    /// What was under way on a link is over. The peer stays a candidate of its swarms.
+    fn drop_link(&mut self, ix: PeerIx, now: Instant) {
+        self.cx.slots.drop_peer(ix);
+        for swarm in self.cx.peers.get(ix).swarms.clone() {
+            self.with(swarm, |swarm, cx| {
+                swarm.lost(ix, cx, now);
+                swarm.dial_candidates(cx, now);
+            });
+        }
+        let peer = self.cx.peers.get_mut(ix);
+        peer.interests.clear();
+        peer.busy_until = None;
+    }
+
+    pub(super) fn peer_said(&mut self, peer: &PeerId, message: PeerMessage, now: Instant) {
+        let Some(ix) = self.cx.peers.find(peer).filter(|ix| self.cx.peers.get(*ix).is_live()) else { return };
+        match message {
+            PeerMessage::Interest { digest } => match self.by_digest.get(&digest).copied() {
+                Some(swarm) => self.with(swarm, |swarm, cx| swarm.said_interest(ix, cx, now)),
+                None => self.cx.peers.get_mut(ix).remember_interest(digest),
+            },
+            PeerMessage::Info { info } => {
+                self.on(&info.digest.clone(), |swarm, cx| swarm.said_info(ix, &info, cx, now));
+            }
+            PeerMessage::Holds { digest, bitfield } => {
+                self.on(&digest, |swarm, cx| swarm.said_holds(ix, bitfield, cx, now));
+            }
+            PeerMessage::Have { digest, indexes } => {
+                self.on(&digest, |swarm, cx| swarm.said_have(ix, &indexes, cx, now));
+            }
+            PeerMessage::Leave { digest } => self.said_leave(ix, &digest, now),
+            PeerMessage::Gone { digest } => {
+                if self.cx.peers.get(ix).role == Role::Origin {
+                    self.on(&digest, |swarm, cx| {
+                        if swarm.is_leeching() {
+                            swarm.fail(FailReason::Poisoned, cx);
+                        }
+                    });
+                } else {
+                    // Only an origin may say so.
+                    self.cx.culprits.push(ix);
+                }
+            }
+            // The driver's: it checks memberships.
+            PeerMessage::Vouch { .. } => {}
+        }
+    }
+
+    fn said_leave(&mut self, ix: PeerIx, digest: &Digest, now: Instant) {
+        self.cx.peers.get_mut(ix).interests.retain(|named| named != digest);
+        self.on(digest, |swarm, cx| swarm.said_leave(ix, cx, now));
+    }
+
+    /// Bans those whose conduct has earned it: a wrong piece, a wrong proof, a lie about the form of things.
+    pub(super) fn punish(&mut self, now: Instant) {
+        while let Some(ix) = self.cx.culprits.pop() {
+            self.cx.peers.get_mut(ix).banned_until = Some(now + limits::BAN_SPAN);
+            if self.cx.peers.get(ix).is_live() {
+                self.cx.hang_up(ix, CloseCode::Banned);
+                self.drop_link(ix, now);
+            }
+            for swarm in std::mem::take(&mut self.cx.peers.get_mut(ix).swarms) {
+                self.with(swarm, |swarm, _| swarm.forget(ix));
+            }
+        }
+    }
+}

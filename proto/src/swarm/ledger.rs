@@ -1,0 +1,176 @@
+//! The injection ledger of an origin: each piece is given away once (D7).
+//!
+//! A piece is fresh until it is offered; offered until the chosen agent asks; given until a second agent says it
+//! holds it; spread from then on. It becomes fresh again when the chosen agent does not ask in time, when the one
+//! holder is lost, or when no second copy appears in time.
+//!
+//! Not here: to whom to offer (`offers`), upload slots (`slots`).
+
+use std::collections::BTreeSet;
+
+use crate::node::peers::PeerIx;
+use crate::{Instant, PieceCount, PieceIndex, limits};
+
+/// Where a piece stands with an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gift {
+    /// Not held by us yet.
+    Absent,
+    /// Held, and in nobody else's hands.
+    Fresh,
+    /// Being sent to this agent, or sent.
+    Given(PeerIx),
+    /// This agent was told of it and has not asked yet.
+    Offered(PeerIx),
+    /// Two agents hold it: the swarm does the rest.
+    Spread,
+}
+
+/// Who was given what.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    gifts: Vec<Gift>,
+    fresh: BTreeSet<PieceIndex>,
+    /// When an offer or a gift must have had its effect.
+    deadlines: BTreeSet<(Instant, PieceIndex)>,
+    offered: usize,
+    /// Who was told that a piece was given away, and from when on its asking again is a plea.
+    pleas: Vec<(PeerIx, PieceIndex, Instant)>,
+    /// Pieces sent, counted with repetitions.
+    pub(crate) sent: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(count: PieceCount) -> Self {
+        Self {
+            gifts: vec![Gift::Absent; count.get() as usize],
+            fresh: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            offered: 0,
+            pleas: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn gift(&self, piece: PieceIndex) -> Gift {
+        self.gifts[piece.index()]
+    }
+
+    /// Offers that nobody has taken up yet.
+    pub(crate) fn offered(&self) -> usize {
+        self.offered
+    }
+
+    /// The fresh pieces, in the order of the blob.
+    pub(crate) fn fresh(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.fresh.iter().copied()
+    }
+
+    fn set(&mut self, piece: PieceIndex, gift: Gift) {
+        let was = std::mem::replace(&mut self.gifts[piece.index()], gift);
+        if was == Gift::Fresh {
+            self.fresh.remove(&piece);
+        }
+        if gift == Gift::Fresh {
+            self.fresh.insert(piece);
+        }
+        self.offered -= usize::from(matches!(was, Gift::Offered(_)));
+        self.offered += usize::from(matches!(gift, Gift::Offered(_)));
+    }
+
+    /// We hold it now.
+    pub(crate) fn arrived(&mut self, piece: PieceIndex) {
+        if self.gift(piece) == Gift::Absent {
+            self.set(piece, Gift::Fresh);
+        }
+    }
+
+    pub(crate) fn offer(&mut self, piece: PieceIndex, to: PeerIx, until: Instant) {
+        self.set(piece, Gift::Offered(to));
+        self.deadlines.insert((until, piece));
+    }
+
+    pub(crate) fn give(&mut self, piece: PieceIndex, to: PeerIx) {
+        self.sent += 1;
+        if self.gift(piece) != Gift::Spread {
+            self.set(piece, Gift::Given(to));
+        }
+    }
+
+    /// It has been sent: a second copy should be announced by then.
+    pub(crate) fn delivered(&mut self, piece: PieceIndex, to: PeerIx, second_by: Instant) {
+        if self.gift(piece) == Gift::Given(to) {
+            self.deadlines.insert((second_by, piece));
+        }
+    }
+
+    /// Sending it was broken off.
+    pub(crate) fn broken_off(&mut self, piece: PieceIndex, to: PeerIx) {
+        if self.gift(piece) == Gift::Given(to) {
+            self.set(piece, Gift::Fresh);
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// The next piece whose deadline has passed; what to make of it is the caller's.
+    pub(crate) fn pop_deadline(&mut self, now: Instant) -> Option<PieceIndex> {
+        let first = *self.deadlines.first()?;
+        if first.0 > now {
+            return None;
+        }
+        self.deadlines.remove(&first);
+        Some(first.1)
+    }
+
+    pub(crate) fn spread(&mut self, piece: PieceIndex) {
+        self.set(piece, Gift::Spread);
+    }
+
+    pub(crate) fn renew(&mut self, piece: PieceIndex) {
+        if self.gift(piece) != Gift::Absent {
+            self.set(piece, Gift::Fresh);
+        }
+    }
+
+    /// An agent is gone: what only it had, or was to have, is fresh again.
+    pub(crate) fn lost(&mut self, peer: PeerIx, is_held: impl Fn(PieceIndex) -> bool) {
+        let orphans: Vec<PieceIndex> = (0u32..)
+            .zip(&self.gifts)
+            .map(|(index, gift)| (PieceIndex(index), *gift))
+            .filter(|(piece, gift)| match gift {
+                Gift::Offered(to) => *to == peer,
+                Gift::Given(to) => *to == peer && !is_held(*piece),
+                Gift::Spread => !is_held(*piece),
+                Gift::Absent | Gift::Fresh => false,
+            })
+            .map(|(piece, _)| piece)
+            .collect();
+        for piece in orphans {
+            self.set(piece, Gift::Fresh);
+        }
+        self.pleas.retain(|(pleader, _, _)| *pleader != peer);
+    }
+
+    /// Whether this agent was told "given away" before, waited as it was told, and asks again.
+    pub(crate) fn is_plea(&self, peer: PeerIx, piece: PieceIndex, now: Instant) -> bool {
+        self.pleas.iter().any(|(pleader, pleaded, from)| *pleader == peer && *pleaded == piece && *from <= now)
+    }
+
+    /// Remembers that this agent was told "given away".
+    pub(crate) fn refused(&mut self, peer: PeerIx, piece: PieceIndex, come_back: Instant) {
+        if self.pleas.iter().any(|(pleader, pleaded, _)| *pleader == peer && *pleaded == piece) {
+            return;
+        }
+        if self.pleas.len() >= limits::PLEAS_MAX {
+            self.pleas.remove(0);
+        }
+        self.pleas.push((peer, piece, come_back));
+    }
+
+    pub(crate) fn answered(&mut self, peer: PeerIx, piece: PieceIndex) {
+        self.pleas.retain(|(pleader, pleaded, _)| !(*pleader == peer && *pleaded == piece));
+    }
+}

@@ -1,0 +1,174 @@
+//! To whom an origin offers its fresh pieces, so that each leaves it once and its uplink never idles (D7).
+//!
+//! An origin tells nobody what it holds. It tells one agent of one fresh piece, in the order of the blob, and goes
+//! on to another agent with the next; the agents tell each other. So nobody asks in vain, and the origin's copies
+//! are counted in pieces, not in agents. With few agents about and nothing fresh left, what they lack is offered
+//! again rather than letting the uplink idle.
+//!
+//! Not here: the answer to a request (`serving`), the state of a piece (`ledger`).
+
+use std::time::Duration;
+
+use crate::node::context::Context;
+use crate::node::peers::PeerIx;
+use crate::wire::PeerMessage;
+use crate::{Instant, PieceIndex, limits};
+
+use super::Swarm;
+use super::ledger::Gift;
+
+impl Swarm {
+    /// Offers as much as the uplink can soon send.
+    pub(super) fn offer(&mut self, cx: &mut Context, now: Instant) {
+        if !cx.is_origin() || self.ledger.is_none() {
+            return;
+        }
+        let mut fresh = self.ledger.iter().flat_map(|ledger| ledger.fresh()).take(limits::OFFERS_MAX).collect::<Vec<_>>();
+        fresh.reverse();
+        while self.may_offer(cx) {
+            let Some(piece) = fresh.pop() else { break };
+            let Some(to) = self.choose_agent(Some(piece), cx) else { break };
+            self.offer_to(piece, to, cx, now);
+        }
+        if self.ledger.as_ref().is_some_and(|ledger| ledger.fresh().next().is_none()) {
+            self.offer_again(cx, now);
+        }
+    }
+
+    fn may_offer(&self, cx: &Context) -> bool {
+        let offered = self.ledger.as_ref().map_or(0, super::ledger::Ledger::offered);
+        offered + cx.slots.uploads().len() < limits::OFFERS_MAX
+    }
+
+    /// Agents that take part and still lack something.
+    pub(super) fn agents(&self) -> usize {
+        let lacks = |holds: &crate::Bitfield| !holds.is_full();
+        self.neighbours
+            .iter()
+            .filter(|neighbour| {
+                !neighbour.is_origin && neighbour.interested && neighbour.holds.as_ref().is_some_and(lacks)
+            })
+            .count()
+    }
+
+    /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
+    /// was given the fewest; never one that is known to be slow while others are not.
+    fn choose_agent(&self, piece: Option<PieceIndex>, cx: &mut Context) -> Option<PeerIx> {
+        let usual = cx.slots.usual_bytes_per_sec();
+        let mut best = None;
+        for neighbour in self.neighbours.iter() {
+            let on_the_way = cx.slots.to_peer(neighbour.peer) + neighbour.offers as usize;
+            let wants = match piece {
+                Some(piece) => !neighbour.has(piece),
+                None => neighbour.holds.as_ref().is_some_and(|holds| !holds.is_full()),
+            };
+            if neighbour.is_origin
+                || !neighbour.interested
+                || !wants
+                || on_the_way >= limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX
+            {
+                continue;
+            }
+            let slow = match (cx.peers.get(neighbour.peer).upload.bytes_per_sec(), usual) {
+                (Some(rate), Some(usual)) => rate < 0.4 * usual,
+                _ => false,
+            };
+            let key = (slow, neighbour.declined, on_the_way, neighbour.given, cx.rng.u32(..));
+            if best.is_none_or(|(least, _)| key < least) {
+                best = Some((key, neighbour.peer));
+            }
+        }
+        best.map(|(_, peer)| peer)
+    }
+
+    fn offer_to(&mut self, piece: PieceIndex, to: PeerIx, cx: &mut Context, now: Instant) {
+        let until = now + self.offer_patience(cx);
+        if let (Some(ledger), Some(neighbour)) = (self.ledger.as_mut(), self.neighbours.get_mut(to)) {
+            ledger.offer(piece, to, until);
+            neighbour.offers += 1;
+            cx.say(to, PeerMessage::Have { digest: self.digest, indexes: vec![piece.get()] });
+        }
+    }
+
+    /// Nothing is fresh: with few agents, what they lack is offered a second time while the uplink would idle.
+    fn offer_again(&mut self, cx: &mut Context, now: Instant) {
+        if self.agents() >= limits::FEW_AGENTS {
+            return;
+        }
+        while self.may_offer(cx) && self.ledger.as_ref().is_some_and(|ledger| ledger.offered() == 0) {
+            let Some(to) = self.choose_agent(None, cx) else { return };
+            let (Some(ledger), Some(pieces), Some(neighbour)) =
+                (self.ledger.as_ref(), self.pieces.as_ref(), self.neighbours.get(to))
+            else {
+                return;
+            };
+            let on_its_way = |piece: PieceIndex| {
+                cx.slots.uploads().iter().any(|upload| upload.piece == piece && upload.swarm == self.ix)
+            };
+            let lacking = pieces
+                .held()
+                .iter()
+                .filter(|piece| {
+                    !neighbour.has(*piece)
+                        && ledger.gift(*piece) != Gift::Given(to)
+                        && !neighbour.was_offered(*piece)
+                        && !on_its_way(*piece)
+                })
+                .min_by_key(|piece| (pieces.holders(*piece), *piece));
+            let Some(piece) = lacking else { return };
+            self.offer_to(piece, to, cx, now);
+            if let Some(neighbour) = self.neighbours.get_mut(to) {
+                neighbour.remember_offer(piece);
+            }
+        }
+    }
+
+    /// How long an agent may take to ask for what it was offered.
+    fn offer_patience(&self, cx: &Context) -> Duration {
+        self.four_pieces(cx).max(limits::OFFER_PATIENCE)
+    }
+
+    fn four_pieces(&self, cx: &Context) -> Duration {
+        cx.slots
+            .usual_bytes_per_sec()
+            .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(4.0 * f64::from(self.piece_bytes()) / rate))
+    }
+
+    /// A gift was sent: until when a second copy must be announced.
+    pub(super) fn second_copy_by(&self, cx: &Context, now: Instant) -> Instant {
+        now + self.four_pieces(cx).max(limits::SECOND_COPY_MIN) + limits::NEWS_TO_ORIGIN_DELAY
+    }
+
+    /// Takes back what had no effect in time.
+    pub(super) fn recall_offers(&mut self, cx: &mut Context, now: Instant) {
+        let agents = self.agents();
+        let mut recalled = false;
+        while let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) {
+            let Some(piece) = ledger.pop_deadline(now) else { break };
+            match ledger.gift(piece) {
+                Gift::Offered(to) => {
+                    recalled = true;
+                    let holders = pieces.holders(piece);
+                    if holders > 1 { ledger.spread(piece) } else { ledger.renew(piece) }
+                    if let Some(neighbour) = self.neighbours.get_mut(to) {
+                        neighbour.offers = neighbour.offers.saturating_sub(1);
+                        neighbour.declined = neighbour.declined.saturating_add(1);
+                    }
+                }
+                Gift::Given(_) if pieces.holders(piece) >= 2 || agents < 2 => ledger.spread(piece),
+                Gift::Given(_) => {
+                    recalled = true;
+                    ledger.renew(piece);
+                }
+                Gift::Absent | Gift::Fresh | Gift::Spread => {}
+            }
+        }
+        if recalled {
+            self.offer(cx, now);
+        }
+    }
+
+    pub(super) fn next_recall(&self, cx: &Context) -> Option<Instant> {
+        if cx.is_origin() { self.ledger.as_ref()?.next_deadline() } else { None }
+    }
+}

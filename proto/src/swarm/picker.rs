@@ -1,0 +1,273 @@
+//! Which piece next, and of whom.
+//!
+//! In this order: what an origin offers (a first copy, which nobody else will be offered); the window under each
+//! reader's cursor; the rarest piece of the source that should finish first, ties at random. A source that is much
+//! slower than usual, or in another zone, is asked only for what nobody else has. Where nobody is known to hold
+//! what is missing, an origin is asked on the off chance.
+//!
+//! Never: a piece that is held or requested (I3), a peer that is busy until later, a piece that this peer refused
+//! until later.
+//!
+//! Not here: the fetch itself (`pipeline`).
+
+use crate::node::context::Context;
+use crate::node::peers::Peer;
+use crate::swarm::neighbours::Neighbour;
+use crate::swarm::pieces::{PieceState, Pieces};
+use crate::{Instant, PieceIndex, limits};
+
+use super::{Stage, Swarm};
+
+/// How much may be asked for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Any,
+    None,
+    /// Only first copies offered by an origin.
+    Offers,
+}
+
+/// A neighbour that could be asked.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    at: usize,
+    finish_secs: f64,
+    /// Only for what nobody else has.
+    last_resort: bool,
+    near: bool,
+}
+
+impl Swarm {
+    /// Starts one fetch, if there is anything worth it. `window` is the number to keep in flight.
+    pub(crate) fn ask_one(&mut self, window: usize, cx: &mut Context, now: Instant) -> bool {
+        if self.stage != Stage::Leeching || cx.is_origin() || !self.is_wanted() {
+            return false;
+        }
+        let room = self.room(window, cx);
+        if room == Room::None || self.pieces.as_ref().is_none_or(|pieces| pieces.open_count() == 0) {
+            return false;
+        }
+        let Some((at, piece)) = self.pick(room, cx, now) else { return false };
+        self.fetch(at, piece, false, cx, now);
+        true
+    }
+
+    fn room(&self, window: usize, cx: &Context) -> Room {
+        if cx.in_flight < window {
+            Room::Any
+        } else if cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX {
+            Room::None
+        } else if self.transfers.is_empty() {
+            // A second blob does not wait for the first to be done.
+            Room::Any
+        } else if cx.in_flight < window + limits::OFFERS_OVER_WINDOW {
+            Room::Offers
+        } else {
+            Room::None
+        }
+    }
+
+    fn pick(&self, room: Room, cx: &mut Context, now: Instant) -> Option<(usize, PieceIndex)> {
+        let sources = self.sources(cx, now);
+        let pieces = self.pieces.as_ref()?;
+        for source in &sources {
+            let neighbour = self.neighbours.at(source.at);
+            if neighbour.is_origin
+                && let Some(piece) = first_offered(neighbour, pieces, now)
+            {
+                return Some((source.at, piece));
+            }
+        }
+        if room == Room::Offers {
+            return None;
+        }
+        if let Some(choice) = self.pick_urgent(&sources, cx, now) {
+            return Some(choice);
+        }
+        for strict in [true, false] {
+            if !strict && !self.transfers.is_empty() {
+                break;
+            }
+            for source in &sources {
+                let neighbour = self.neighbours.at(source.at);
+                if let Some(piece) = rarest(neighbour, pieces, *source, strict, &mut cx.rng, now) {
+                    return Some((source.at, piece));
+                }
+            }
+        }
+        self.plea(cx, now)
+    }
+
+    /// Everybody who may be asked for something, best first.
+    fn sources(&self, cx: &mut Context, now: Instant) -> Vec<Source> {
+        let Some(pieces) = self.pieces.as_ref() else { return Vec::new() };
+        let bytes = f64::from(self.piece_bytes());
+        let usual = cx.pace.usual_bytes_per_sec();
+        let mut sources: Vec<Source> = Vec::with_capacity(self.neighbours.len());
+        for (at, neighbour) in self.neighbours.iter().enumerate() {
+            let peer = cx.peers.get(neighbour.peer);
+            let useful = neighbour.holds.as_ref().is_some_and(|holds| pieces.any_open_in(holds));
+            if !useful || !may_ask(peer, now) {
+                continue;
+            }
+            let rate = peer.download.bytes_per_sec().or(usual).unwrap_or(1e8);
+            let slow = match (peer.download.bytes_per_sec(), usual) {
+                (Some(rate), Some(usual)) => {
+                    rate < 0.5 * usual && now.saturating_duration_since(peer.last_fetched) < limits::SLOW_MEMORY
+                }
+                _ => false,
+            };
+            let finish = (peer.queued_bytes as f64 + bytes) / rate + peer.rtt.as_secs_f64();
+            sources.push(Source {
+                at,
+                // Ties are broken at random, or all would ask the same.
+                finish_secs: finish * (1.0 + 0.25 * cx.rng.f64()),
+                last_resort: slow,
+                near: neighbour.near,
+            });
+        }
+        sources.sort_unstable_by(|a, b| {
+            (a.last_resort, !a.near)
+                .cmp(&(b.last_resort, !b.near))
+                .then(a.finish_secs.total_cmp(&b.finish_secs))
+        });
+        if sources.len() > 1 && cx.rng.u32(..limits::EXPLORE_ONE_IN) == 0 {
+            let brisk = sources.iter().take_while(|source| !source.last_resort && source.near).count();
+            if brisk > 1 {
+                sources.swap(0, cx.rng.usize(..brisk));
+            }
+        }
+        sources
+    }
+
+    /// The first piece under a cursor that some source has. At most a share of what is in flight is urgent, so
+    /// that a crowd of readers that all wait for the same piece still trades different ones.
+    fn pick_urgent(&self, sources: &[Source], cx: &Context, now: Instant) -> Option<(usize, PieceIndex)> {
+        let pieces = self.pieces.as_ref()?;
+        let urgent_in_flight =
+            self.transfers.iter().filter(|transfer| self.readers.is_urgent(transfer.piece, pieces)).count();
+        let share = (cx.in_flight.max(2)).div_ceil(2);
+        if urgent_in_flight >= share && self.neighbours.len() > limits::FEW_NEIGHBOURS {
+            return None;
+        }
+        let mut urgent = Vec::new();
+        self.readers.urgent(pieces, &mut urgent);
+        urgent.into_iter().find_map(|piece| {
+            sources
+                .iter()
+                .find(|source| {
+                    let neighbour = self.neighbours.at(source.at);
+                    neighbour.has(piece)
+                        && !neighbour.is_held_off(piece, now)
+                        && (!source.last_resort || pieces.holders(piece) <= 1)
+                        && (source.near || pieces.near_holders(piece) == 0)
+                })
+                .map(|source| (source.at, piece))
+        })
+    }
+
+    /// Nobody is known to hold what is needed: perhaps an origin does, or will say who does.
+    fn plea(&self, cx: &Context, now: Instant) -> Option<(usize, PieceIndex)> {
+        let pieces = self.pieces.as_ref()?;
+        let alone = self.neighbours.iter().all(|neighbour| neighbour.is_origin);
+        let patience = if alone { std::time::Duration::ZERO } else { limits::PLEA_AFTER };
+        let pleading = self.transfers.iter().any(|transfer| transfer.plea);
+        let reader_waits = self.readers.is_waiting(pieces);
+        if pleading
+            || self.sourcing.since_progress(now) < patience
+            || (!self.transfers.is_empty() && !reader_waits)
+        {
+            return None;
+        }
+        let at = self.neighbours.iter().position(|neighbour| {
+            neighbour.is_origin && may_ask(cx.peers.get(neighbour.peer), now)
+        })?;
+        let neighbour = self.neighbours.at(at);
+        let mut urgent = Vec::new();
+        self.readers.urgent(pieces, &mut urgent);
+        let free = |piece: &PieceIndex| {
+            pieces.state(*piece) == PieceState::Missing && !neighbour.is_held_off(*piece, now)
+        };
+        let piece = urgent
+            .into_iter()
+            .find(|piece| free(piece) && pieces.holders(*piece) == 0)
+            .or_else(|| {
+                self.transfers.is_empty().then(|| pieces.open().iter().find(|piece| free(piece))).flatten()
+            })?;
+        Some((at, piece))
+    }
+
+    /// When a refusal that stands in the way ends.
+    pub(super) fn next_ask(&self, cx: &Context, now: Instant) -> Option<Instant> {
+        let pieces = self.pieces.as_ref()?;
+        if self.stage != Stage::Leeching || cx.is_origin() || pieces.open_count() == 0 {
+            return None;
+        }
+        self.neighbours
+            .iter()
+            .filter_map(|neighbour| {
+                let busy = cx.peers.get(neighbour.peer).busy_until.filter(|until| *until > now);
+                let useful =
+                    neighbour.is_origin || neighbour.holds.as_ref().is_some_and(|holds| pieces.any_open_in(holds));
+                let held_off = neighbour.next_held_off(now);
+                match (busy.filter(|_| useful), held_off) {
+                    (Some(busy), Some(held_off)) => Some(busy.min(held_off)),
+                    (busy, held_off) => busy.or(held_off),
+                }
+            })
+            .min()
+    }
+}
+
+/// Whether this peer may be asked for anything now.
+pub(super) fn may_ask(peer: &Peer, now: Instant) -> bool {
+    let limit = if peer.role == crate::Role::Origin {
+        limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX
+    } else {
+        limits::PIECES_IN_FLIGHT_PER_PEER_MAX
+    };
+    peer.is_live() && (peer.in_flight as usize) < limit && peer.busy_until.is_none_or(|until| until <= now)
+}
+
+/// An origin offers in the order of the blob; so is it asked.
+fn first_offered(neighbour: &Neighbour, pieces: &Pieces, now: Instant) -> Option<PieceIndex> {
+    let mut first = None;
+    pieces.for_each_open_in(neighbour.holds.as_ref()?, |piece| {
+        if first.is_none() && !neighbour.is_held_off(piece, now) {
+            first = Some(piece);
+        }
+    });
+    first
+}
+
+/// The piece that fewest neighbours hold, of those that this one has.
+fn rarest(
+    neighbour: &Neighbour,
+    pieces: &Pieces,
+    source: Source,
+    strict: bool,
+    rng: &mut fastrand::Rng,
+    now: Instant,
+) -> Option<PieceIndex> {
+    let (mut best, mut fewest, mut ties) = (None, u16::MAX, 0u32);
+    pieces.for_each_open_in(neighbour.holds.as_ref()?, |piece| {
+        let holders = pieces.holders(piece);
+        if holders > fewest {
+            return;
+        }
+        let spare = strict
+            && ((source.last_resort && holders > 1) || (!source.near && pieces.near_holders(piece) > 0));
+        if spare || neighbour.is_held_off(piece, now) {
+            return;
+        }
+        if holders < fewest {
+            (best, fewest, ties) = (Some(piece), holders, 1);
+        } else {
+            ties += 1;
+            if rng.u32(..ties) == 0 {
+                best = Some(piece);
+            }
+        }
+    });
+    best
+}

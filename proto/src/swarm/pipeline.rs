@@ -1,0 +1,264 @@
+//! Fetches under way: what is in flight from whom, what came of it, and whom to ask instead (D8).
+//!
+//! A fetch that takes much longer than fetches do is asked of a second peer; whoever is first wins, the other is
+//! cancelled. What that may cost is bounded: hedges are issued for at most 3 % of the blob.
+//!
+//! Not here: which piece (`picker`), what a peer's failure costs it beyond its rate (`trust` in the node).
+
+use std::time::Duration;
+
+use crate::node::action::Action;
+use crate::node::context::Context;
+use crate::node::input::{FetchFailure, TransferId};
+use crate::node::peers::PeerIx;
+use crate::wire::{Refusal, RefusalCode};
+use crate::{Instant, PeerId, PieceIndex, limits};
+
+use super::picker::may_ask;
+use super::{Stage, Swarm};
+
+/// One fetch under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) id: TransferId,
+    pub(crate) peer: PeerIx,
+    pub(crate) piece: PieceIndex,
+    pub(crate) asked: Instant,
+    pub(crate) bytes: u64,
+    /// Fetches under way when it was asked.
+    in_flight: usize,
+    /// A second fetch of a piece that is being fetched already.
+    hedge: bool,
+    /// Asked of an origin that did not offer it.
+    pub(crate) plea: bool,
+}
+
+impl Transfer {
+    /// Takes it out of what all swarms share.
+    pub(crate) fn forget(&self, cx: &mut Context) {
+        cx.transfers.remove(&self.id);
+        cx.in_flight = cx.in_flight.saturating_sub(1);
+        let peer = cx.peers.get_mut(self.peer);
+        peer.in_flight = peer.in_flight.saturating_sub(1);
+        peer.queued_bytes = peer.queued_bytes.saturating_sub(self.bytes);
+    }
+}
+
+impl Swarm {
+    pub(super) fn fetch(&mut self, at: usize, piece: PieceIndex, hedge: bool, cx: &mut Context, now: Instant) {
+        let Some(pieces) = self.pieces.as_mut() else { return };
+        if !hedge {
+            pieces.request(piece);
+        }
+        let neighbour = self.neighbours.at(at);
+        let bytes = u64::from(pieces.geometry().len_of(piece));
+        let (ix, plea) = (neighbour.peer, neighbour.is_origin && !neighbour.has(piece));
+        let id = cx.new_transfer(self.ix);
+        cx.in_flight += 1;
+        let peer = cx.peers.get_mut(ix);
+        peer.in_flight += 1;
+        peer.queued_bytes += bytes;
+        let peer = peer.id;
+        let in_flight = cx.in_flight;
+        self.transfers.push(Transfer { id, peer: ix, piece, asked: now, bytes, in_flight, hedge, plea });
+        cx.act(Action::Fetch { transfer: id, peer, digest: self.digest, piece });
+    }
+
+    fn take(&mut self, id: TransferId) -> Option<Transfer> {
+        let at = self.transfers.iter().position(|transfer| transfer.id == id)?;
+        Some(self.transfers.remove(at))
+    }
+
+    pub(crate) fn fetched(&mut self, id: TransferId, cx: &mut Context, now: Instant) {
+        let Some(transfer) = self.take(id) else { return };
+        let in_flight = (cx.in_flight + transfer.in_flight).div_ceil(2);
+        transfer.forget(cx);
+        let peer = cx.peers.get_mut(transfer.peer);
+        // The second in a pipeline begins when the first ends.
+        let began = transfer.asked.max(peer.last_fetched);
+        peer.download.sample(transfer.bytes, now.saturating_duration_since(began));
+        peer.last_fetched = now;
+        peer.last_useful = now;
+        peer.stalls = 0;
+        let (from_origin, near) = (peer.role == crate::Role::Origin, peer.zone == cx.options.zone);
+        cx.pace.fetched(transfer.bytes, now.saturating_duration_since(transfer.asked), in_flight, now);
+        if transfer.hedge {
+            self.hedged_bytes = self.hedged_bytes.saturating_sub(transfer.bytes / 2);
+        }
+        let losers: Vec<Transfer> =
+            self.transfers.iter().filter(|other| other.piece == transfer.piece).copied().collect();
+        for loser in losers {
+            self.take(loser.id);
+            loser.forget(cx);
+            cx.act(Action::CancelFetch { transfer: loser.id });
+        }
+        if from_origin || !near {
+            self.scarce.insert(transfer.piece, limits::SCARCE_COPIES);
+        }
+        self.held(transfer.piece, cx, now);
+    }
+
+    pub(crate) fn fetch_failed(&mut self, id: TransferId, failure: FetchFailure, cx: &mut Context, now: Instant) {
+        let Some(transfer) = self.take(id) else { return };
+        transfer.forget(cx);
+        self.release(transfer.piece);
+        if transfer.hedge {
+            self.hedged_bytes = self.hedged_bytes.saturating_sub(transfer.bytes);
+        }
+        match failure {
+            FetchFailure::BadProof | FetchFailure::Corrupt => cx.culprits.push(transfer.peer),
+            FetchFailure::Refused(refusal) => self.refused(&transfer, &refusal, cx, now),
+            FetchFailure::StoreFailed => {
+                self.sourcing.store_failed();
+                if self.sourcing.store_is_broken() {
+                    self.fail(crate::node::action::FailReason::StoreFailed, cx);
+                } else {
+                    self.stay_away(transfer.peer, limits::STALL_PAUSE, cx, now);
+                }
+            }
+            FetchFailure::TimedOut => self.stalled(transfer.peer, cx, now),
+            FetchFailure::Lost | FetchFailure::Unvouched => {
+                if let Some(neighbour) = self.neighbours.get_mut(transfer.peer) {
+                    neighbour.hold_off(transfer.piece, now + limits::STALL_PAUSE, now);
+                }
+            }
+        }
+    }
+
+    /// A requested piece that nobody is being asked for any more is missing again.
+    pub(super) fn release(&mut self, piece: PieceIndex) {
+        if self.transfers.iter().all(|transfer| transfer.piece != piece)
+            && let Some(pieces) = self.pieces.as_mut()
+        {
+            pieces.release(piece);
+        }
+    }
+
+    fn stay_away(&self, peer: PeerIx, span: Duration, cx: &mut Context, now: Instant) {
+        let peer = cx.peers.get_mut(peer);
+        let until = now + span;
+        peer.busy_until = Some(peer.busy_until.map_or(until, |at| at.max(until)));
+    }
+
+    /// A source let a fetch starve: it is asked again later, and seldom.
+    fn stalled(&self, peer: PeerIx, cx: &mut Context, now: Instant) {
+        let usual = cx.pace.usual_bytes_per_sec().unwrap_or(1e6);
+        let at = cx.peers.get_mut(peer);
+        at.stalls = at.stalls.saturating_add(1);
+        at.download.punish(usual * 0.1);
+        let span = limits::STALL_PAUSE * (1 << at.stalls.min(5));
+        self.stay_away(peer, span, cx, now);
+    }
+
+    fn refused(&mut self, transfer: &Transfer, refusal: &Refusal, cx: &mut Context, now: Instant) {
+        let wait = refusal.retry_after.clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_OBEYED);
+        let span = now.saturating_duration_since(transfer.asked);
+        let peer = cx.peers.get_mut(transfer.peer);
+        peer.rtt = (peer.rtt * 7 + span.min(limits::RTT_MAX)) / 8;
+        match refusal.code {
+            RefusalCode::Busy | RefusalCode::Unavailable => self.stay_away(transfer.peer, wait, cx, now),
+            RefusalCode::Leaving => self.stay_away(transfer.peer, limits::RETRY_AFTER_OBEYED, cx, now),
+            RefusalCode::Injected
+            | RefusalCode::NotHeld
+            | RefusalCode::NotFound
+            | RefusalCode::Denied
+            | RefusalCode::BadRequest => {
+                let wait = wait.max(limits::RETRY_AFTER_GUESS);
+                if let (Some(neighbour), Some(pieces)) =
+                    (self.neighbours.get_mut(transfer.peer), self.pieces.as_mut())
+                {
+                    neighbour.remove(transfer.piece, pieces);
+                    neighbour.hold_off(transfer.piece, now + wait, now);
+                }
+            }
+        }
+        self.hint(transfer.piece, &refusal.holders, cx, now);
+    }
+
+    /// Others are said to hold the piece: neighbours are believed until they say no, strangers are dialed.
+    fn hint(&mut self, piece: PieceIndex, holders: &[PeerId], cx: &mut Context, now: Instant) {
+        let Some(pieces) = self.pieces.as_mut() else { return };
+        for holder in holders.iter().take(limits::REFUSAL_HOLDERS_MAX) {
+            let Some(ix) = cx.peers.find(holder) else { continue };
+            if let Some(neighbour) = self.neighbours.get_mut(ix) {
+                if !neighbour.is_held_off(piece, now) {
+                    neighbour.add(piece, pieces);
+                }
+            } else if self.candidates.contains(&ix) && self.neighbours.len() < 2 * limits::NEIGHBOURS {
+                cx.dial(ix, None, now);
+            }
+        }
+    }
+
+    /// When a fetch counts as late.
+    fn late_at(&self, transfer: &Transfer, cx: &Context) -> Instant {
+        let endgame = self.pieces.as_ref().is_some_and(|pieces| pieces.missing_count() <= limits::ENDGAME_PIECES);
+        let patience = match cx.pace.median(transfer.bytes) {
+            Some(median) if endgame => median.mul_f64(1.5).max(limits::RETRY_AFTER_MIN),
+            _ => cx.pace.hedge_after(transfer.bytes),
+        };
+        transfer.asked + patience
+    }
+
+    /// Asks for late pieces elsewhere.
+    pub(super) fn hedge(&mut self, cx: &mut Context, now: Instant) {
+        if self.stage != Stage::Leeching || self.transfers.is_empty() {
+            return;
+        }
+        let late: Vec<Transfer> =
+            self.transfers.iter().filter(|transfer| self.late_at(transfer, cx) <= now).copied().collect();
+        for transfer in late {
+            let twice = self.transfers.iter().filter(|other| other.piece == transfer.piece).count() > 1;
+            if twice || cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX || !self.may_hedge(&transfer, cx, now) {
+                continue;
+            }
+            if let Some(at) = self.other_source(&transfer, cx, now) {
+                self.hedged_bytes += transfer.bytes;
+                self.fetch(at, transfer.piece, true, cx, now);
+            }
+        }
+    }
+
+    /// Hedges are bounded by a share of the blob; a source that sends nothing at all is replaced in any case.
+    fn may_hedge(&self, transfer: &Transfer, cx: &Context, now: Instant) -> bool {
+        let Some(info) = self.info else { return false };
+        let budget = (info.geometry.blob_bytes() / 100 * 3).max(2 * transfer.bytes);
+        let age = now.saturating_duration_since(transfer.asked);
+        let silent = now.saturating_duration_since(cx.peers.get(transfer.peer).last_fetched) >= limits::SILENT_AFTER;
+        let stalled = age >= limits::SILENT_AFTER
+            && silent
+            && cx.pace.median(transfer.bytes).is_some_and(|median| age > median.mul_f64(1.5));
+        stalled || self.hedged_bytes + transfer.bytes <= budget
+    }
+
+    fn other_source(&self, transfer: &Transfer, cx: &Context, now: Instant) -> Option<usize> {
+        let usual = cx.pace.usual_bytes_per_sec();
+        self.neighbours
+            .iter()
+            .enumerate()
+            .filter(|(_, neighbour)| {
+                neighbour.peer != transfer.peer
+                    && neighbour.has(transfer.piece)
+                    && !neighbour.is_held_off(transfer.piece, now)
+                    && may_ask(cx.peers.get(neighbour.peer), now)
+            })
+            .min_by(|(_, a), (_, b)| {
+                let finish = |peer: PeerIx| {
+                    let peer = cx.peers.get(peer);
+                    let rate = peer.download.bytes_per_sec().or(usual).unwrap_or(1e8);
+                    (peer.queued_bytes as f64 + transfer.bytes as f64) / rate
+                };
+                finish(a.peer).total_cmp(&finish(b.peer))
+            })
+            .map(|(at, _)| at)
+    }
+
+    /// When to look for late fetches again.
+    pub(super) fn next_hedge(&self, cx: &Context, now: Instant) -> Option<Instant> {
+        self.transfers
+            .iter()
+            .map(|transfer| self.late_at(transfer, cx))
+            .min()
+            .map(|at| if at <= now { now + limits::HEDGE_AGAIN } else { at })
+    }
+}
