@@ -31,8 +31,8 @@ pub use geometry::{ByteRange, Geometry, GeometryError, PieceCount, PieceIndex};
 pub use id::{IdError, PeerId, Role, Zone};
 pub use membership::{Membership, MembershipError, SignedMembership, VouchedOrigins};
 pub use node::{
-    Action, Candidate, FailReason, FetchFailure, Input, Node, NodeOptions, NodeStatus, OriginAddress, ReaderId,
-    RequestId, SwarmChange, SwarmState, SwarmView, TransferId,
+    Action, Candidate, FailReason, FetchFailure, Input, Node, NodeOptions, NodeStatus,
+    OriginAddress, ReaderId, RequestId, SwarmChange, SwarmState, SwarmView, TransferId,
 };
 pub use proof::{
     BlobInfo, OriginKey, PieceHash, PieceHashAlgorithm, PieceHasher, PieceProof, ProofError,

@@ -144,6 +144,89 @@ pub const HEDGE_SAMPLES_MIN: u32 = 4;
 /// With so few pieces missing, each may be asked of two sources.
 pub const ENDGAME_PIECES: u32 = 4;
 
+/// Fetches past the window that first copies offered by an origin may add.
+pub const OFFERS_OVER_WINDOW: usize = 2;
+/// With no more neighbours than this, everything under a cursor is urgent.
+pub const FEW_NEIGHBOURS: usize = 3;
+/// With fewer agents than this an origin gives a piece twice rather than idle.
+pub const FEW_AGENTS: usize = 8;
+/// Pieces that an origin has offered or is sending at once: one more than it sends well, so that none is waited for.
+pub const OFFERS_MAX: usize = 3;
+/// An agent asks for what it was offered within this time, or another agent is offered it.
+pub const OFFER_PATIENCE: Duration = Duration::from_millis(300);
+/// A second copy of a given piece should be announced within this time, or four piece times if that is longer.
+pub const SECOND_COPY_MIN: Duration = Duration::from_millis(500);
+/// An agent that is refused a piece as given away may plead after this time.
+pub const INJECTED_PAUSE: Duration = Duration::from_millis(500);
+/// An agent that is refused a piece as not held may ask again after this time.
+pub const NOT_HELD_PAUSE: Duration = Duration::from_millis(500);
+/// Pleas that an origin remembers, per blob.
+pub const PLEAS_MAX: usize = 1024;
+/// Copies of a scarce piece that have precedence.
+pub const SCARCE_COPIES: u8 = 2;
+/// An origin that offered nothing is asked after this time without a piece.
+pub const PLEA_AFTER: Duration = Duration::from_millis(200);
+/// Neighbours that hear of a rare piece at once.
+pub const FAST_TELLS: usize = 3;
+/// News of pieces waits at least this long for more.
+pub const NEWS_DELAY_MIN: Duration = Duration::from_millis(1);
+/// And at most this long.
+pub const NEWS_DELAY_MAX: Duration = Duration::from_millis(10);
+/// An origin needs to know of second copies only.
+pub const NEWS_TO_ORIGIN_DELAY: Duration = Duration::from_millis(150);
+/// Other zones hear of what they were not given only after this time.
+pub const NEWS_ABROAD_DELAY: Duration = Duration::from_millis(500);
+/// Or after so many piece times, if that is longer.
+pub const NEWS_ABROAD_PIECES: u32 = 12;
+/// How long a slow source is remembered as slow.
+pub const SLOW_MEMORY: Duration = Duration::from_secs(5);
+/// A source that let a fetch starve is left alone for this long, doubling.
+pub const STALL_PAUSE: Duration = Duration::from_millis(500);
+/// A source that sent nothing for this long is replaced whatever it costs.
+pub const SILENT_AFTER: Duration = Duration::from_millis(1500);
+/// Late fetches are looked at again after this time.
+pub const HEDGE_AGAIN: Duration = Duration::from_millis(20);
+/// No refusal keeps us away for longer.
+pub const RETRY_AFTER_OBEYED: Duration = Duration::from_secs(10);
+/// A refusal that took longer says nothing of the round trip.
+pub const RTT_MAX: Duration = Duration::from_secs(1);
+/// Peers that a swarm remembers to dial.
+pub const CANDIDATES_MAX: usize = 64;
+/// A new swarm waits this long for the tracker's word before it asks an origin.
+pub const HANDOUT_PATIENCE: Duration = Duration::from_millis(150);
+/// Named holders have this long to be of use before an origin is asked.
+pub const HOLDERS_PATIENCE: Duration = Duration::from_secs(1);
+/// An origin that said yes is not asked to bring the blob again for this long.
+pub const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// When no origin could bring it: the first pause, doubling.
+pub const REOPEN_BACKOFF: Duration = Duration::from_millis(250);
+/// Without a piece for this long, a swarm looks for more sources.
+pub const STARVING_AFTER: Duration = Duration::from_secs(1);
+/// A search is looked at again after this time.
+pub const SEEK_AGAIN: Duration = Duration::from_millis(250);
+/// Nobody could be reached and not even the shape is known: readers fail.
+pub const NO_SOURCE_AFTER: Duration = Duration::from_secs(2);
+/// No piece came for this long while a reader waits: readers fail.
+pub const NO_PROGRESS_MAX: Duration = Duration::from_secs(20);
+/// Pieces in a row that our own store may refuse.
+pub const STORE_FAILURES_MAX: u32 = 3;
+/// A blob that nobody reads goes on for this long.
+pub const UNWANTED_GRACE: Duration = Duration::from_secs(60);
+/// Between two announces of an incomplete blob.
+pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two announces of a complete blob.
+pub const ANNOUNCE_INTERVAL_SEEDING: Duration = Duration::from_secs(30);
+/// The first pause before a tracker is asked for more peers, doubling.
+pub const MORE_PEERS_PAUSE_MIN: Duration = Duration::from_millis(500);
+/// The first pause before a peer that could not be reached is dialed again, doubling.
+pub const DIAL_BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// The longest.
+pub const DIAL_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A peer that sent a wrong piece is not spoken to for this long.
+pub const BAN_SPAN: Duration = Duration::from_secs(600);
+/// A link must have been useless for this long before it makes room for another.
+pub const LINK_IDLE_MIN: Duration = Duration::from_secs(2);
+
 // ---------------------------------------------------------------- shells of the core
 
 /// Bytes that a reader hands out at once: larger bodies cost no less.
@@ -298,7 +381,8 @@ const _: () = {
     assert!(FETCH_FLOOR_BYTES <= FETCH_BATCH_BYTES && READ_FLOOR_BYTES <= READ_BYTES_MAX);
     assert!(ASKS_WAITING_PER_LINK_MAX <= ASKS_PER_LINK_MAX);
     assert!(
-        HTTP_ANSWER_DEADLINE.as_secs() < 30 && OPEN_DEADLINE.as_secs() < HTTP_ANSWER_DEADLINE.as_secs(),
+        HTTP_ANSWER_DEADLINE.as_secs() < 30
+            && OPEN_DEADLINE.as_secs() < HTTP_ANSWER_DEADLINE.as_secs(),
         "an origin's no reaches the client in time"
     );
     assert!(AUTHORIZATION_BYTES_MAX < HTTP_BUFFER_BYTES);

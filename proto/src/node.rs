@@ -27,7 +27,9 @@ mod status;
 use rustc_hash::FxHashMap;
 
 pub use self::action::{Action, FailReason, SwarmChange, SwarmState};
-pub use self::input::{Candidate, FetchFailure, Input, OriginAddress, ReaderId, RequestId, TransferId};
+pub use self::input::{
+    Candidate, FetchFailure, Input, OriginAddress, ReaderId, RequestId, TransferId,
+};
 pub use self::status::{NodeStatus, SwarmView};
 
 use self::context::Context;
@@ -57,7 +59,13 @@ impl NodeOptions {
             Role::Agent => limits::LINKS_MAX,
             Role::Origin | Role::Tracker => limits::SERVICE_LINKS_MAX,
         };
-        Self { me, role, zone, seed, links_max }
+        Self {
+            me,
+            role,
+            zone,
+            seed,
+            links_max,
+        }
     }
 }
 
@@ -90,13 +98,25 @@ impl Node {
     /// Takes in what happened.
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Wanted { digest, reader, range } => {
+            Input::Wanted {
+                digest,
+                reader,
+                range,
+            } => {
                 let ix = self.ensure(digest, now);
                 self.with(ix, |swarm, cx| swarm.want(reader, range, cx, now));
             }
-            Input::ReadAdvanced { digest, reader, at } => self.on(&digest, |swarm, _| swarm.read_advanced(reader, at)),
-            Input::Unwanted { digest, reader } => self.on(&digest, |swarm, _| swarm.unwant(reader, now)),
-            Input::Loaded { info, held, complete } => {
+            Input::ReadAdvanced { digest, reader, at } => {
+                self.on(&digest, |swarm, _| swarm.read_advanced(reader, at))
+            }
+            Input::Unwanted { digest, reader } => {
+                self.on(&digest, |swarm, _| swarm.unwant(reader, now))
+            }
+            Input::Loaded {
+                info,
+                held,
+                complete,
+            } => {
                 let ix = self.ensure(info.digest, now);
                 self.with(ix, |swarm, cx| swarm.load(&info, &held, complete, cx, now));
             }
@@ -104,29 +124,58 @@ impl Node {
                 let ix = self.ensure(info.digest, now);
                 self.with(ix, |swarm, cx| swarm.learn(&info, cx, now));
             }
-            Input::Ingested { digest, piece } => self.on(&digest, |swarm, cx| swarm.ingested(piece, cx, now)),
+            Input::Ingested { digest, piece } => {
+                self.on(&digest, |swarm, cx| swarm.ingested(piece, cx, now))
+            }
             Input::Completed { digest } => self.on(&digest, |swarm, _| swarm.completed(now)),
-            Input::CommitFailed { digest } => self.on(&digest, |swarm, cx| swarm.fail(FailReason::CommitFailed, cx)),
+            Input::CommitFailed { digest } => self.on(&digest, |swarm, cx| {
+                swarm.fail(FailReason::CommitFailed, cx)
+            }),
             Input::Evicted { digest } => self.on(&digest, |swarm, cx| swarm.leave(cx)),
             Input::Poisoned { digest } => self.on(&digest, |swarm, cx| swarm.poisoned(cx)),
             Input::TrackerUp => self.tracker_up(now),
             Input::TrackerDown => self.cx.tracker_up = false,
-            Input::Handed { digest, info, peers, injected } => {
-                self.on(&digest, |swarm, cx| swarm.handed(info.as_ref(), &peers, injected, cx, now));
+            Input::Handed {
+                digest,
+                info,
+                peers,
+                injected,
+            } => {
+                self.on(&digest, |swarm, cx| {
+                    swarm.handed(info.as_ref(), &peers, injected, cx, now)
+                });
             }
             Input::OriginsChanged { origins } => self.origins_changed(origins),
-            Input::Connected { peer, role, zone, addr } => self.connected(peer, role, zone, addr, now),
+            Input::Connected {
+                peer,
+                role,
+                zone,
+                addr,
+            } => self.connected(peer, role, zone, addr, now),
             Input::DialFailed { peer } => self.dial_failed(&peer, now),
             Input::PeerLost { peer } => self.peer_lost(&peer, now),
             Input::PeerSaid { peer, message } => self.peer_said(&peer, message, now),
-            Input::Opened { digest, origin, result } => {
+            Input::Opened {
+                digest,
+                origin,
+                result,
+            } => {
                 self.on(&digest, |swarm, cx| swarm.opened(origin, result, cx, now));
             }
-            Input::Fetched { transfer } => self.on_transfer(transfer, |swarm, cx| swarm.fetched(transfer, cx, now)),
-            Input::FetchFailed { transfer, failure } => {
-                self.on_transfer(transfer, |swarm, cx| swarm.fetch_failed(transfer, failure, cx, now));
+            Input::Fetched { transfer } => {
+                self.on_transfer(transfer, |swarm, cx| swarm.fetched(transfer, cx, now))
             }
-            Input::Asked { request, peer, digest, index } => self.asked(request, &peer, &digest, index, now),
+            Input::FetchFailed { transfer, failure } => {
+                self.on_transfer(transfer, |swarm, cx| {
+                    swarm.fetch_failed(transfer, failure, cx, now)
+                });
+            }
+            Input::Asked {
+                request,
+                peer,
+                digest,
+                index,
+            } => self.asked(request, &peer, &digest, index, now),
             Input::Served { request, sent } => self.served(request, sent, now),
         }
         self.settle(now);
@@ -145,7 +194,11 @@ impl Node {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(ix) = self.cx.pop_timer(now) {
-            if self.swarms.get_mut(&ix).is_some_and(|swarm| swarm.woken(now)) {
+            if self
+                .swarms
+                .get_mut(&ix)
+                .is_some_and(|swarm| swarm.woken(now))
+            {
                 self.with(ix, |swarm, cx| swarm.tick(cx, now));
             }
         }
@@ -169,7 +222,11 @@ impl Node {
             .map(|(peer, _)| peer)
             .collect();
         for peer in early {
-            self.cx.peers.get_mut(peer).interests.retain(|named| *named != digest);
+            self.cx
+                .peers
+                .get_mut(peer)
+                .interests
+                .retain(|named| *named != digest);
             self.with(ix, |swarm, cx| swarm.said_interest(peer, cx, now));
         }
         ix
@@ -194,10 +251,23 @@ impl Node {
         }
     }
 
-    fn asked(&mut self, request: RequestId, peer: &PeerId, digest: &Digest, index: u32, now: Instant) {
-        let peer = self.cx.peers.find(peer).filter(|ix| self.cx.peers.get(*ix).is_live());
+    fn asked(
+        &mut self,
+        request: RequestId,
+        peer: &PeerId,
+        digest: &Digest,
+        index: u32,
+        now: Instant,
+    ) {
+        let peer = self
+            .cx
+            .peers
+            .find(peer)
+            .filter(|ix| self.cx.peers.get(*ix).is_live());
         match (peer, self.by_digest.get(digest).copied()) {
-            (Some(peer), Some(ix)) => self.with(ix, |swarm, cx| swarm.asked(request, peer, index, cx, now)),
+            (Some(peer), Some(ix)) => {
+                self.with(ix, |swarm, cx| swarm.asked(request, peer, index, cx, now))
+            }
             (_, _) => {
                 let pause = limits::NOT_HELD_PAUSE;
                 crate::swarm::refuse(request, RefusalCode::NotHeld, pause, &mut self.cx);
@@ -206,8 +276,12 @@ impl Node {
     }
 
     fn served(&mut self, request: RequestId, sent: bool, now: Instant) {
-        let Some(upload) = self.cx.slots.finish(request, sent, &mut self.cx.peers, now) else { return };
-        self.with(upload.swarm, |swarm, cx| swarm.served(&upload, sent, cx, now));
+        let Some(upload) = self.cx.slots.finish(request, sent, &mut self.cx.peers, now) else {
+            return;
+        };
+        self.with(upload.swarm, |swarm, cx| {
+            swarm.served(&upload, sent, cx, now)
+        });
     }
 
     fn tracker_up(&mut self, now: Instant) {
@@ -216,14 +290,19 @@ impl Node {
         swarms.sort_unstable();
         let mut changes = Vec::with_capacity(swarms.len());
         for ix in swarms {
-            let Some(swarm) = self.swarms.get_mut(&ix) else { continue };
+            let Some(swarm) = self.swarms.get_mut(&ix) else {
+                continue;
+            };
             swarm.tracker_is_up(now);
             changes.push(swarm.change(swarm.wants_peers(&self.cx), &self.cx));
         }
         let mut full = true;
         loop {
             let rest = changes.split_off(changes.len().min(limits::SWARMS_PER_ANNOUNCE_MAX));
-            self.cx.act(Action::Announce { swarms: changes, full });
+            self.cx.act(Action::Announce {
+                swarms: changes,
+                full,
+            });
             if rest.is_empty() {
                 break;
             }
@@ -249,16 +328,29 @@ impl Node {
 
     /// Removes a swarm that is over.
     fn bury(&mut self, ix: SwarmIx) {
-        if self.swarms.get(&ix).is_none_or(|swarm| swarm.stage != Stage::Gone) {
+        if self
+            .swarms
+            .get(&ix)
+            .is_none_or(|swarm| swarm.stage != Stage::Gone)
+        {
             return;
         }
         if let Some(swarm) = self.swarms.remove(&ix) {
             self.by_digest.remove(&swarm.digest);
             self.leeching.retain(|other| *other != ix);
-            let members: Vec<_> =
-                self.cx.peers.iter().filter(|(_, peer)| peer.swarms.contains(&ix)).map(|(peer, _)| peer).collect();
+            let members: Vec<_> = self
+                .cx
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.swarms.contains(&ix))
+                .map(|(peer, _)| peer)
+                .collect();
             for peer in members {
-                self.cx.peers.get_mut(peer).swarms.retain(|other| *other != ix);
+                self.cx
+                    .peers
+                    .get_mut(peer)
+                    .swarms
+                    .retain(|other| *other != ix);
             }
         }
     }
@@ -267,7 +359,9 @@ impl Node {
     fn ask(&mut self, now: Instant) {
         let swarms = &self.swarms;
         self.leeching.retain(|ix| {
-            swarms.get(ix).is_some_and(|swarm| matches!(swarm.stage, Stage::Leeching | Stage::Seeking))
+            swarms
+                .get(ix)
+                .is_some_and(|swarm| matches!(swarm.stage, Stage::Leeching | Stage::Seeking))
         });
         if self.leeching.is_empty() || self.cx.is_origin() {
             return;
@@ -276,7 +370,10 @@ impl Node {
         let mut idle = 0;
         while idle < self.leeching.len() && self.cx.in_flight < limits::PIECES_IN_FLIGHT_MAX {
             let ix = self.leeching[0];
-            let asked = self.swarms.get_mut(&ix).is_some_and(|swarm| swarm.ask_one(window, &mut self.cx, now));
+            let asked = self
+                .swarms
+                .get_mut(&ix)
+                .is_some_and(|swarm| swarm.ask_one(window, &mut self.cx, now));
             self.leeching.rotate_left(1);
             if asked {
                 idle = 0;

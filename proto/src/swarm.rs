@@ -179,7 +179,14 @@ impl Swarm {
     }
 
     /// What the store holds of it.
-    pub(crate) fn load(&mut self, info: &BlobInfo, held: &Bitfield, complete: bool, cx: &mut Context, now: Instant) {
+    pub(crate) fn load(
+        &mut self,
+        info: &BlobInfo,
+        held: &Bitfield,
+        complete: bool,
+        cx: &mut Context,
+        now: Instant,
+    ) {
         if self.info.is_none() {
             self.adopt(info, cx);
             self.stage = Stage::Leeching;
@@ -188,7 +195,10 @@ impl Swarm {
             return;
         }
         for piece in held.iter() {
-            if self.pieces.as_mut().is_some_and(|pieces| pieces.hold(piece))
+            if self
+                .pieces
+                .as_mut()
+                .is_some_and(|pieces| pieces.hold(piece))
                 && let Some(ledger) = self.ledger.as_mut()
             {
                 ledger.arrived(piece);
@@ -196,7 +206,9 @@ impl Swarm {
         }
         if complete {
             self.stage = Stage::Seeding;
-        } else if self.stage == Stage::Leeching && self.pieces.as_ref().is_some_and(Pieces::is_complete) {
+        } else if self.stage == Stage::Leeching
+            && self.pieces.as_ref().is_some_and(Pieces::is_complete)
+        {
             self.commit(cx);
         }
         self.share_shape(cx);
@@ -205,12 +217,17 @@ impl Swarm {
 
     /// A piece is verified and stored, wherever it came from.
     fn held(&mut self, piece: PieceIndex, cx: &mut Context, now: Instant) {
-        let Some(pieces) = self.pieces.as_mut() else { return };
+        let Some(pieces) = self.pieces.as_mut() else {
+            return;
+        };
         if !pieces.hold(piece) {
             return;
         }
         let (held, count) = (pieces.held_count(), pieces.count());
-        cx.act(Action::Hold { digest: self.digest, piece });
+        cx.act(Action::Hold {
+            digest: self.digest,
+            piece,
+        });
         self.sourcing.progress(now);
         self.announcer.milestone(held, count, now);
         if let Some(ledger) = self.ledger.as_mut() {
@@ -226,7 +243,10 @@ impl Swarm {
 
     /// Origin: a piece came from upstream.
     pub(crate) fn ingested(&mut self, piece: PieceIndex, cx: &mut Context, now: Instant) {
-        let known = self.pieces.as_ref().and_then(|pieces| pieces.geometry().piece(piece.get()));
+        let known = self
+            .pieces
+            .as_ref()
+            .and_then(|pieces| pieces.geometry().piece(piece.get()));
         if let Some(piece) = known {
             self.held(piece, cx, now);
             self.offer(cx, now);
@@ -235,7 +255,9 @@ impl Swarm {
 
     fn commit(&mut self, cx: &mut Context) {
         self.stage = Stage::Committing;
-        cx.act(Action::Commit { digest: self.digest });
+        cx.act(Action::Commit {
+            digest: self.digest,
+        });
     }
 
     /// The store committed the blob.
@@ -250,7 +272,10 @@ impl Swarm {
     /// The blob cannot be had: readers fail, everybody is told that we leave.
     pub(crate) fn fail(&mut self, reason: FailReason, cx: &mut Context) {
         if self.stage != Stage::Gone {
-            cx.act(Action::Failed { digest: self.digest, reason });
+            cx.act(Action::Failed {
+                digest: self.digest,
+                reason,
+            });
             self.leave(cx);
         }
     }
@@ -262,11 +287,18 @@ impl Swarm {
         }
         for transfer in std::mem::take(&mut self.transfers) {
             transfer.forget(cx);
-            cx.act(Action::CancelFetch { transfer: transfer.id });
+            cx.act(Action::CancelFetch {
+                transfer: transfer.id,
+            });
         }
         for neighbour in self.neighbours.iter() {
             if neighbour.told_interest || neighbour.interested {
-                cx.say(neighbour.peer, PeerMessage::Leave { digest: self.digest });
+                cx.say(
+                    neighbour.peer,
+                    PeerMessage::Leave {
+                        digest: self.digest,
+                    },
+                );
             }
         }
         self.stage = Stage::Gone;
@@ -276,7 +308,12 @@ impl Swarm {
     /// Origin: upstream's bytes are another blob.
     pub(crate) fn poisoned(&mut self, cx: &mut Context) {
         for neighbour in self.neighbours.iter() {
-            cx.say(neighbour.peer, PeerMessage::Gone { digest: self.digest });
+            cx.say(
+                neighbour.peer,
+                PeerMessage::Gone {
+                    digest: self.digest,
+                },
+            );
         }
         self.fail(FailReason::Poisoned, cx);
     }
@@ -330,18 +367,24 @@ impl Swarm {
     }
 
     fn close_if_idle(&mut self, cx: &mut Context, now: Instant) {
-        let over = self.idle_since.is_some_and(|since| since + limits::UNWANTED_GRACE <= now);
+        let over = self
+            .idle_since
+            .is_some_and(|since| since + limits::UNWANTED_GRACE <= now);
         if !over || self.closed || cx.is_origin() {
             return;
         }
         match self.stage {
             Stage::Seeding => {
                 self.closed = true;
-                cx.act(Action::Closed { digest: self.digest });
+                cx.act(Action::Closed {
+                    digest: self.digest,
+                });
             }
             // What was loaded at start and never wanted since has nobody to forget; it stays to be given away.
             Stage::Leeching | Stage::Seeking if self.readers.were_any() => {
-                cx.act(Action::Closed { digest: self.digest });
+                cx.act(Action::Closed {
+                    digest: self.digest,
+                });
                 self.leave(cx);
             }
             Stage::Committing | Stage::Gone | Stage::Leeching | Stage::Seeking => {}

@@ -128,7 +128,10 @@ impl Context {
 
     /// The address at which an origin was announced.
     pub(crate) fn origin_addr(&self, id: &PeerId) -> Option<SocketAddr> {
-        self.origins.iter().find(|origin| origin.peer == *id).map(|origin| origin.addr)
+        self.origins
+            .iter()
+            .find(|origin| origin.peer == *id)
+            .map(|origin| origin.addr)
     }
 
     /// Closes a link; the node then forgets what was under way on it.

@@ -12,7 +12,14 @@ use super::peers::{LinkState, PeerIx};
 use super::{Node, budget};
 
 impl Node {
-    pub(super) fn connected(&mut self, peer: PeerId, role: Role, zone: Zone, addr: SocketAddr, now: Instant) {
+    pub(super) fn connected(
+        &mut self,
+        peer: PeerId,
+        role: Role,
+        zone: Zone,
+        addr: SocketAddr,
+        now: Instant,
+    ) {
         let ix = self.cx.peers.intern(peer, role, &zone, now);
         if self.cx.peers.get(ix).is_live() {
             self.drop_link(ix, now);
@@ -50,7 +57,9 @@ impl Node {
     }
 
     pub(super) fn dial_failed(&mut self, peer: &PeerId, now: Instant) {
-        let Some(ix) = self.cx.peers.find(peer) else { return };
+        let Some(ix) = self.cx.peers.find(peer) else {
+            return;
+        };
         if self.cx.peers.get(ix).link != LinkState::Dialing {
             return;
         }
@@ -65,7 +74,9 @@ impl Node {
     }
 
     pub(super) fn peer_lost(&mut self, peer: &PeerId, now: Instant) {
-        let Some(ix) = self.cx.peers.find(peer) else { return };
+        let Some(ix) = self.cx.peers.find(peer) else {
+            return;
+        };
         if !self.cx.peers.get(ix).is_live() {
             return;
         }
@@ -89,14 +100,23 @@ impl Node {
     }
 
     pub(super) fn peer_said(&mut self, peer: &PeerId, message: PeerMessage, now: Instant) {
-        let Some(ix) = self.cx.peers.find(peer).filter(|ix| self.cx.peers.get(*ix).is_live()) else { return };
+        let Some(ix) = self
+            .cx
+            .peers
+            .find(peer)
+            .filter(|ix| self.cx.peers.get(*ix).is_live())
+        else {
+            return;
+        };
         match message {
             PeerMessage::Interest { digest } => match self.by_digest.get(&digest).copied() {
                 Some(swarm) => self.with(swarm, |swarm, cx| swarm.said_interest(ix, cx, now)),
                 None => self.cx.peers.get_mut(ix).remember_interest(digest),
             },
             PeerMessage::Info { info } => {
-                self.on(&info.digest.clone(), |swarm, cx| swarm.said_info(ix, &info, cx, now));
+                self.on(&info.digest.clone(), |swarm, cx| {
+                    swarm.said_info(ix, &info, cx, now)
+                });
             }
             PeerMessage::Holds { digest, bitfield } => {
                 self.on(&digest, |swarm, cx| swarm.said_holds(ix, bitfield, cx, now));
@@ -123,7 +143,11 @@ impl Node {
     }
 
     fn said_leave(&mut self, ix: PeerIx, digest: &Digest, now: Instant) {
-        self.cx.peers.get_mut(ix).interests.retain(|named| named != digest);
+        self.cx
+            .peers
+            .get_mut(ix)
+            .interests
+            .retain(|named| named != digest);
         self.on(digest, |swarm, cx| swarm.said_leave(ix, cx, now));
     }
 

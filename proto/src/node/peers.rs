@@ -41,12 +41,20 @@ impl Rate {
     pub(crate) fn sample(&mut self, bytes: u64, span: Duration) {
         let secs = span.as_secs_f64().max(1e-6);
         let sample = bytes as f64 / secs;
-        self.0 = if self.0 == 0.0 { sample } else { self.0 + Self::NEWEST * (sample - self.0) };
+        self.0 = if self.0 == 0.0 {
+            sample
+        } else {
+            self.0 + Self::NEWEST * (sample - self.0)
+        };
     }
 
     /// Takes in that nothing came in a time in which something should have.
     pub(crate) fn punish(&mut self, at_most_bytes_per_sec: f64) {
-        self.0 = if self.0 == 0.0 { at_most_bytes_per_sec } else { (self.0 * 0.5).min(at_most_bytes_per_sec) };
+        self.0 = if self.0 == 0.0 {
+            at_most_bytes_per_sec
+        } else {
+            (self.0 * 0.5).min(at_most_bytes_per_sec)
+        };
     }
 
     /// Bytes per second; `None` until something was measured.
@@ -133,16 +141,22 @@ impl PeerBook {
     }
 
     pub(crate) fn get(&self, ix: PeerIx) -> &Peer {
-        self.slots[ix.0 as usize].as_ref().expect("a PeerIx is dropped before its slot is freed")
+        self.slots[ix.0 as usize]
+            .as_ref()
+            .expect("a PeerIx is dropped before its slot is freed")
     }
 
     pub(crate) fn get_mut(&mut self, ix: PeerIx) -> &mut Peer {
-        self.slots[ix.0 as usize].as_mut().expect("a PeerIx is dropped before its slot is freed")
+        self.slots[ix.0 as usize]
+            .as_mut()
+            .expect("a PeerIx is dropped before its slot is freed")
     }
 
     /// Every peer, in the order of its slot.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerIx, &Peer)> {
-        (0u32..).zip(&self.slots).filter_map(|(ix, slot)| slot.as_ref().map(|peer| (PeerIx(ix), peer)))
+        (0u32..)
+            .zip(&self.slots)
+            .filter_map(|(ix, slot)| slot.as_ref().map(|peer| (PeerIx(ix), peer)))
     }
 
     /// Finds the peer, or makes room for it.
@@ -177,7 +191,9 @@ impl PeerBook {
             self.slots[ix.0 as usize] = Some(peer);
             ix
         } else {
-            let ix = PeerIx(u32::try_from(self.slots.len()).expect("bounded by KNOWN_PEERS_MAX and the links"));
+            let ix = PeerIx(
+                u32::try_from(self.slots.len()).expect("bounded by KNOWN_PEERS_MAX and the links"),
+            );
             self.slots.push(Some(peer));
             ix
         };
@@ -234,7 +250,10 @@ mod tests {
         let mut book = PeerBook::default();
         let now = Instant::from_nanos(0);
         let ix = book.intern(peer_id(1), Role::Agent, &Zone::default(), now);
-        assert_eq!(book.intern(peer_id(1), Role::Agent, &Zone::default(), now), ix);
+        assert_eq!(
+            book.intern(peer_id(1), Role::Agent, &Zone::default(), now),
+            ix
+        );
         book.set_link(ix, LinkState::Dialing);
         assert_eq!((book.live(), book.linked()), (0, 1));
         book.set_link(ix, LinkState::Live);
@@ -259,7 +278,12 @@ mod tests {
                 book.get_mut(ix).banned_until = Some(later + Duration::from_secs(60));
             }
         }
-        book.intern(id(limits::KNOWN_PEERS_MAX), Role::Agent, &Zone::default(), later);
+        book.intern(
+            id(limits::KNOWN_PEERS_MAX),
+            Role::Agent,
+            &Zone::default(),
+            later,
+        );
         assert!(book.find(&id(0)).is_some(), "banned: must be remembered");
         assert!(book.find(&id(1)).is_none(), "stalest: goes");
     }

@@ -25,7 +25,12 @@ pub(crate) struct Announcer {
 
 impl Announcer {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { next: Some(now), asked: None, pause: limits::MORE_PEERS_PAUSE_MIN, milestone: 1 }
+        Self {
+            next: Some(now),
+            asked: None,
+            pause: limits::MORE_PEERS_PAUSE_MIN,
+            milestone: 1,
+        }
     }
 
     /// Something the tracker should know has happened.
@@ -43,7 +48,10 @@ impl Announcer {
             return;
         }
         let steps = [count / 20, count / 4, count / 2, u32::MAX];
-        self.milestone = steps.into_iter().find(|step| *step > held).unwrap_or(u32::MAX);
+        self.milestone = steps
+            .into_iter()
+            .find(|step| *step > held)
+            .unwrap_or(u32::MAX);
         self.hurry(now);
     }
 }
@@ -55,8 +63,14 @@ impl Swarm {
             let useless = |peer: &&super::neighbours::Neighbour| {
                 !peer.is_origin && cx.peers.get(peer.peer).stalls > 0
             };
-            let peers = self.neighbours.iter().filter(useless).take(limits::STUCK_PEERS_MAX);
-            peers.map(|neighbour| cx.peers.get(neighbour.peer).id).collect()
+            let peers = self
+                .neighbours
+                .iter()
+                .filter(useless)
+                .take(limits::STUCK_PEERS_MAX);
+            peers
+                .map(|neighbour| cx.peers.get(neighbour.peer).id)
+                .collect()
         } else {
             Vec::new()
         };
@@ -73,7 +87,10 @@ impl Swarm {
     pub(crate) fn announce(&self, wants_peers: bool, cx: &mut Context) {
         if cx.tracker_up {
             let swarms = vec![self.change(wants_peers, cx)];
-            cx.act(Action::Announce { swarms, full: false });
+            cx.act(Action::Announce {
+                swarms,
+                full: false,
+            });
         }
     }
 
@@ -82,15 +99,18 @@ impl Swarm {
         !cx.is_origin()
             && matches!(self.stage, Stage::Seeking | Stage::Leeching)
             && self.is_wanted()
-            && (self.neighbours.len() < limits::NEIGHBOURS / 2
-                || self.sourcing.is_starving())
+            && (self.neighbours.len() < limits::NEIGHBOURS / 2 || self.sourcing.is_starving())
     }
 
     pub(super) fn announce_if_due(&mut self, cx: &mut Context, now: Instant) {
         if self.stage == Stage::Gone || self.announcer.next.is_none_or(|at| at > now) {
             return;
         }
-        let wants = self.wants_peers(cx) && self.announcer.asked.is_none_or(|at| now >= at + self.announcer.pause);
+        let wants = self.wants_peers(cx)
+            && self
+                .announcer
+                .asked
+                .is_none_or(|at| now >= at + self.announcer.pause);
         if wants {
             if self.announcer.asked.is_some() {
                 self.announcer.pause = (self.announcer.pause * 2).min(limits::ANNOUNCE_INTERVAL);

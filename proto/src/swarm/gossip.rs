@@ -17,7 +17,7 @@ use crate::node::peers::PeerIx;
 use crate::swarm::neighbours::Neighbour;
 use crate::swarm::pieces::Pieces;
 use crate::wire::PeerMessage;
-use crate::{BlobInfo, Bitfield, Digest, Instant, PieceIndex, Role, limits};
+use crate::{Bitfield, BlobInfo, Digest, Instant, PieceIndex, Role, limits};
 
 use super::{Stage, Swarm};
 
@@ -39,7 +39,12 @@ impl Swarm {
         }
         if !neighbour.told_interest && !(cx.is_origin() && is_origin) {
             neighbour.told_interest = true;
-            cx.say(peer, PeerMessage::Interest { digest: self.digest });
+            cx.say(
+                peer,
+                PeerMessage::Interest {
+                    digest: self.digest,
+                },
+            );
             self.introduce(peer, cx);
         }
         self.offer(cx, now);
@@ -47,8 +52,12 @@ impl Swarm {
 
     /// Tells a neighbour the shape and everything that we hold.
     fn introduce(&mut self, peer: PeerIx, cx: &mut Context) {
-        let (Some(info), Some(pieces)) = (self.info, self.pieces.as_ref()) else { return };
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
+        let (Some(info), Some(pieces)) = (self.info, self.pieces.as_ref()) else {
+            return;
+        };
+        let Some(neighbour) = self.neighbours.get_mut(peer) else {
+            return;
+        };
         if !neighbour.knows_info {
             neighbour.knows_info = true;
             cx.say(peer, PeerMessage::Info { info });
@@ -57,20 +66,36 @@ impl Swarm {
             return;
         }
         neighbour.told = pieces.log_len();
-        neighbour.owing = neighbour.holds.as_ref().map_or(0, |holds| new_to(pieces, holds));
-        cx.say(peer, PeerMessage::Holds { digest: self.digest, bitfield: pieces.held().encode() });
+        neighbour.owing = neighbour
+            .holds
+            .as_ref()
+            .map_or(0, |holds| new_to(pieces, holds));
+        cx.say(
+            peer,
+            PeerMessage::Holds {
+                digest: self.digest,
+                bitfield: pieces.held().encode(),
+            },
+        );
     }
 
     /// The shape has just become known: whoever takes part learns it from us.
     pub(super) fn share_shape(&mut self, cx: &mut Context) {
-        let peers: Vec<PeerIx> = self.neighbours.iter().map(|neighbour| neighbour.peer).collect();
+        let peers: Vec<PeerIx> = self
+            .neighbours
+            .iter()
+            .map(|neighbour| neighbour.peer)
+            .collect();
         for peer in peers {
             self.introduce(peer, cx);
         }
     }
 
     pub(crate) fn said_interest(&mut self, peer: PeerIx, cx: &mut Context, now: Instant) {
-        let known = self.neighbours.get(peer).is_some_and(|neighbour| neighbour.interested);
+        let known = self
+            .neighbours
+            .get(peer)
+            .is_some_and(|neighbour| neighbour.interested);
         self.join(peer, cx, now);
         if let Some(neighbour) = self.neighbours.get_mut(peer) {
             neighbour.interested = true;
@@ -83,7 +108,13 @@ impl Swarm {
         self.offer(cx, now);
     }
 
-    pub(crate) fn said_info(&mut self, peer: PeerIx, info: &BlobInfo, cx: &mut Context, now: Instant) {
+    pub(crate) fn said_info(
+        &mut self,
+        peer: PeerIx,
+        info: &BlobInfo,
+        cx: &mut Context,
+        now: Instant,
+    ) {
         self.join(peer, cx, now);
         if self.info.is_some_and(|ours| ours.geometry != info.geometry) {
             // Two origins cut the blob differently: nothing of theirs fits ours.
@@ -96,9 +127,17 @@ impl Swarm {
         self.learn(info, cx, now);
     }
 
-    pub(crate) fn said_holds(&mut self, peer: PeerIx, bitfield: Bytes, cx: &mut Context, now: Instant) {
+    pub(crate) fn said_holds(
+        &mut self,
+        peer: PeerIx,
+        bitfield: Bytes,
+        cx: &mut Context,
+        now: Instant,
+    ) {
         self.join(peer, cx, now);
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(peer) else {
+            return;
+        };
         let Some(pieces) = self.pieces.as_mut() else {
             neighbour.keep_early_holds(bitfield);
             return;
@@ -106,15 +145,26 @@ impl Swarm {
         match Bitfield::decode(&bitfield, pieces.geometry().piece_count()) {
             Ok(holds) => {
                 neighbour.replace(holds, pieces);
-                neighbour.owing = neighbour.holds.as_ref().map_or(0, |holds| told_and_new(pieces, neighbour, holds));
+                neighbour.owing = neighbour
+                    .holds
+                    .as_ref()
+                    .map_or(0, |holds| told_and_new(pieces, neighbour, holds));
             }
             Err(_) => cx.culprits.push(peer),
         }
     }
 
-    pub(crate) fn said_have(&mut self, peer: PeerIx, indexes: &[u32], cx: &mut Context, now: Instant) {
+    pub(crate) fn said_have(
+        &mut self,
+        peer: PeerIx,
+        indexes: &[u32],
+        cx: &mut Context,
+        now: Instant,
+    ) {
         self.join(peer, cx, now);
-        let Some(neighbour) = self.neighbours.get_mut(peer) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(peer) else {
+            return;
+        };
         let Some(pieces) = self.pieces.as_mut() else {
             neighbour.keep_early_have(indexes);
             return;
@@ -127,7 +177,11 @@ impl Swarm {
             neighbour.add(piece, pieces);
         }
         // It has used up what we told it, or soon will: more news must not wait.
-        if !neighbour.is_origin && neighbour.owing <= 1 && neighbour.near && pieces.log_len() > neighbour.told {
+        if !neighbour.is_origin
+            && neighbour.owing <= 1
+            && neighbour.near
+            && pieces.log_len() > neighbour.told
+        {
             tell(neighbour, pieces, self.digest, cx);
         }
         self.offer(cx, now);
@@ -146,7 +200,9 @@ impl Swarm {
         if cx.is_origin() {
             return;
         }
-        let Some(pieces) = self.pieces.as_ref() else { return };
+        let Some(pieces) = self.pieces.as_ref() else {
+            return;
+        };
         // Whether we are the one who brought it here: nobody near us has it.
         let first_here = pieces.near_holders(piece) <= 1 && self.scarce.contains_key(&piece);
         let rare = pieces.near_holders(piece) <= 1;
@@ -184,7 +240,11 @@ impl Swarm {
             self.origin_flush_at = Some(now + limits::NEWS_TO_ORIGIN_DELAY);
         }
         if abroad_waiting && self.foreign_flush_at.is_none() {
-            let spread = cx.pace.median(u64::from(self.piece_bytes())).unwrap_or_default() * limits::NEWS_ABROAD_PIECES;
+            let spread = cx
+                .pace
+                .median(u64::from(self.piece_bytes()))
+                .unwrap_or_default()
+                * limits::NEWS_ABROAD_PIECES;
             self.foreign_flush_at = Some(now + cx.jitter(spread.max(limits::NEWS_ABROAD_DELAY)));
         }
     }
@@ -201,7 +261,10 @@ impl Swarm {
                 continue;
             }
             zones.push(zone.clone());
-            let message = PeerMessage::Have { digest: self.digest, indexes: vec![piece.get()] };
+            let message = PeerMessage::Have {
+                digest: self.digest,
+                indexes: vec![piece.get()],
+            };
             cx.say(neighbour.peer, message);
         }
     }
@@ -225,7 +288,9 @@ impl Swarm {
     }
 
     fn flush_to(&mut self, cx: &mut Context, whom: impl Fn(&Neighbour) -> bool) {
-        let Some(pieces) = self.pieces.as_ref() else { return };
+        let Some(pieces) = self.pieces.as_ref() else {
+            return;
+        };
         for neighbour in self.neighbours.iter_mut() {
             if pieces.log_len() > neighbour.told && whom(neighbour) {
                 tell(neighbour, pieces, self.digest, cx);
@@ -234,31 +299,51 @@ impl Swarm {
     }
 
     pub(super) fn piece_bytes(&self) -> u32 {
-        self.info.map_or(limits::PIECE_BYTES_MIN, |info| info.geometry.piece_bytes())
+        self.info
+            .map_or(limits::PIECE_BYTES_MIN, |info| info.geometry.piece_bytes())
     }
 }
 
 /// Everything in our log that it has not heard and does not hold.
 fn tell(neighbour: &mut Neighbour, pieces: &Pieces, digest: Digest, cx: &mut Context) {
     let news = pieces.log_from(neighbour.told);
-    let indexes: Vec<u32> =
-        news.iter().filter(|piece| !neighbour.has(**piece)).map(|piece| piece.get()).collect();
+    let indexes: Vec<u32> = news
+        .iter()
+        .filter(|piece| !neighbour.has(**piece))
+        .map(|piece| piece.get())
+        .collect();
     neighbour.told = pieces.log_len();
     if indexes.is_empty() {
         return;
     }
     neighbour.owing += u32::try_from(indexes.len()).unwrap_or(u32::MAX);
     for part in indexes.chunks(limits::HAVE_INDEXES_MAX) {
-        cx.say(neighbour.peer, PeerMessage::Have { digest, indexes: part.to_vec() });
+        cx.say(
+            neighbour.peer,
+            PeerMessage::Have {
+                digest,
+                indexes: part.to_vec(),
+            },
+        );
     }
 }
 
 /// Pieces that we hold and it lacks.
 fn new_to(pieces: &Pieces, holds: &Bitfield) -> u32 {
-    pieces.held().words().iter().zip(holds.words()).map(|(ours, theirs)| (ours & !theirs).count_ones()).sum()
+    pieces
+        .held()
+        .words()
+        .iter()
+        .zip(holds.words())
+        .map(|(ours, theirs)| (ours & !theirs).count_ones())
+        .sum()
 }
 
 /// The same, of those it has heard of.
 fn told_and_new(pieces: &Pieces, neighbour: &Neighbour, holds: &Bitfield) -> u32 {
-    if neighbour.told == 0 { 0 } else { new_to(pieces, holds) }
+    if neighbour.told == 0 {
+        0
+    } else {
+        new_to(pieces, holds)
+    }
 }

@@ -156,12 +156,18 @@ impl Ledger {
 
     /// Whether this agent was told "given away" before, waited as it was told, and asks again.
     pub(crate) fn is_plea(&self, peer: PeerIx, piece: PieceIndex, now: Instant) -> bool {
-        self.pleas.iter().any(|(pleader, pleaded, from)| *pleader == peer && *pleaded == piece && *from <= now)
+        self.pleas
+            .iter()
+            .any(|(pleader, pleaded, from)| *pleader == peer && *pleaded == piece && *from <= now)
     }
 
     /// Remembers that this agent was told "given away".
     pub(crate) fn refused(&mut self, peer: PeerIx, piece: PieceIndex, come_back: Instant) {
-        if self.pleas.iter().any(|(pleader, pleaded, _)| *pleader == peer && *pleaded == piece) {
+        if self
+            .pleas
+            .iter()
+            .any(|(pleader, pleaded, _)| *pleader == peer && *pleaded == piece)
+        {
             return;
         }
         if self.pleas.len() >= limits::PLEAS_MAX {
@@ -171,6 +177,7 @@ impl Ledger {
     }
 
     pub(crate) fn answered(&mut self, peer: PeerIx, piece: PieceIndex) {
-        self.pleas.retain(|(pleader, pleaded, _)| !(*pleader == peer && *pleaded == piece));
+        self.pleas
+            .retain(|(pleader, pleaded, _)| !(*pleader == peer && *pleaded == piece));
     }
 }

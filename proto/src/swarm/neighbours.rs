@@ -67,7 +67,9 @@ impl Neighbour {
 
     /// Whether it holds the piece, as far as we know.
     pub(crate) fn has(&self, piece: PieceIndex) -> bool {
-        self.holds.as_ref().is_some_and(|holds| holds.contains(piece))
+        self.holds
+            .as_ref()
+            .is_some_and(|holds| holds.contains(piece))
     }
 
     /// Whether it was offered a piece that others were given before.
@@ -85,7 +87,8 @@ impl Neighbour {
 
     /// Not to be asked for this piece until `until`.
     pub(crate) fn hold_off(&mut self, piece: PieceIndex, until: Instant, now: Instant) {
-        self.held_off.retain(|(held, until)| *held != piece && *until > now);
+        self.held_off
+            .retain(|(held, until)| *held != piece && *until > now);
         if self.held_off.len() >= limits::HELD_OFF_MAX {
             self.held_off.remove(0);
         }
@@ -94,12 +97,18 @@ impl Neighbour {
 
     /// Whether it refused this piece and the time it named has not passed.
     pub(crate) fn is_held_off(&self, piece: PieceIndex, now: Instant) -> bool {
-        self.held_off.iter().any(|(held, until)| *held == piece && now < *until)
+        self.held_off
+            .iter()
+            .any(|(held, until)| *held == piece && now < *until)
     }
 
     /// The first moment at which a refused piece may be asked for again.
     pub(crate) fn next_held_off(&self, now: Instant) -> Option<Instant> {
-        self.held_off.iter().map(|(_, until)| *until).filter(|until| *until > now).min()
+        self.held_off
+            .iter()
+            .map(|(_, until)| *until)
+            .filter(|until| *until > now)
+            .min()
     }
 
     /// Keeps what it said before the shape was known.
@@ -201,7 +210,9 @@ impl Neighbours {
     }
 
     pub(crate) fn position(&self, peer: PeerIx) -> Option<usize> {
-        self.0.binary_search_by_key(&peer, |neighbour| neighbour.peer).ok()
+        self.0
+            .binary_search_by_key(&peer, |neighbour| neighbour.peer)
+            .ok()
     }
 
     pub(crate) fn get(&self, peer: PeerIx) -> Option<&Neighbour> {
@@ -214,7 +225,10 @@ impl Neighbours {
 
     /// Finds the neighbour, or makes it one.
     pub(crate) fn ensure(&mut self, peer: PeerIx, is_origin: bool, near: bool) -> &mut Neighbour {
-        let at = match self.0.binary_search_by_key(&peer, |neighbour| neighbour.peer) {
+        let at = match self
+            .0
+            .binary_search_by_key(&peer, |neighbour| neighbour.peer)
+        {
             Ok(at) => at,
             Err(at) => {
                 self.0.insert(at, Neighbour::new(peer, is_origin, near));

@@ -23,20 +23,34 @@ impl Swarm {
         if !cx.is_origin() || self.ledger.is_none() {
             return;
         }
-        let mut fresh = self.ledger.iter().flat_map(|ledger| ledger.fresh()).take(limits::OFFERS_MAX).collect::<Vec<_>>();
+        let mut fresh = self
+            .ledger
+            .iter()
+            .flat_map(|ledger| ledger.fresh())
+            .take(limits::OFFERS_MAX)
+            .collect::<Vec<_>>();
         fresh.reverse();
         while self.may_offer(cx) {
             let Some(piece) = fresh.pop() else { break };
-            let Some(to) = self.choose_agent(Some(piece), cx) else { break };
+            let Some(to) = self.choose_agent(Some(piece), cx) else {
+                break;
+            };
             self.offer_to(piece, to, cx, now);
         }
-        if self.ledger.as_ref().is_some_and(|ledger| ledger.fresh().next().is_none()) {
+        if self
+            .ledger
+            .as_ref()
+            .is_some_and(|ledger| ledger.fresh().next().is_none())
+        {
             self.offer_again(cx, now);
         }
     }
 
     fn may_offer(&self, cx: &Context) -> bool {
-        let offered = self.ledger.as_ref().map_or(0, super::ledger::Ledger::offered);
+        let offered = self
+            .ledger
+            .as_ref()
+            .map_or(0, super::ledger::Ledger::offered);
         offered + cx.slots.uploads().len() < limits::OFFERS_MAX
     }
 
@@ -46,7 +60,9 @@ impl Swarm {
         self.neighbours
             .iter()
             .filter(|neighbour| {
-                !neighbour.is_origin && neighbour.interested && neighbour.holds.as_ref().is_some_and(lacks)
+                !neighbour.is_origin
+                    && neighbour.interested
+                    && neighbour.holds.as_ref().is_some_and(lacks)
             })
             .count()
     }
@@ -60,7 +76,10 @@ impl Swarm {
             let on_the_way = cx.slots.to_peer(neighbour.peer) + neighbour.offers as usize;
             let wants = match piece {
                 Some(piece) => !neighbour.has(piece),
-                None => neighbour.holds.as_ref().is_some_and(|holds| !holds.is_full()),
+                None => neighbour
+                    .holds
+                    .as_ref()
+                    .is_some_and(|holds| !holds.is_full()),
             };
             if neighbour.is_origin
                 || !neighbour.interested
@@ -73,7 +92,13 @@ impl Swarm {
                 (Some(rate), Some(usual)) => rate < 0.4 * usual,
                 _ => false,
             };
-            let key = (slow, neighbour.declined, on_the_way, neighbour.given, cx.rng.u32(..));
+            let key = (
+                slow,
+                neighbour.declined,
+                on_the_way,
+                neighbour.given,
+                cx.rng.u32(..),
+            );
             if best.is_none_or(|(least, _)| key < least) {
                 best = Some((key, neighbour.peer));
             }
@@ -83,10 +108,17 @@ impl Swarm {
 
     fn offer_to(&mut self, piece: PieceIndex, to: PeerIx, cx: &mut Context, now: Instant) {
         let until = now + self.offer_patience(cx);
-        if let (Some(ledger), Some(neighbour)) = (self.ledger.as_mut(), self.neighbours.get_mut(to)) {
+        if let (Some(ledger), Some(neighbour)) = (self.ledger.as_mut(), self.neighbours.get_mut(to))
+        {
             ledger.offer(piece, to, until);
             neighbour.offers += 1;
-            cx.say(to, PeerMessage::Have { digest: self.digest, indexes: vec![piece.get()] });
+            cx.say(
+                to,
+                PeerMessage::Have {
+                    digest: self.digest,
+                    indexes: vec![piece.get()],
+                },
+            );
         }
     }
 
@@ -95,15 +127,27 @@ impl Swarm {
         if self.agents() >= limits::FEW_AGENTS {
             return;
         }
-        while self.may_offer(cx) && self.ledger.as_ref().is_some_and(|ledger| ledger.offered() == 0) {
-            let Some(to) = self.choose_agent(None, cx) else { return };
-            let (Some(ledger), Some(pieces), Some(neighbour)) =
-                (self.ledger.as_ref(), self.pieces.as_ref(), self.neighbours.get(to))
-            else {
+        while self.may_offer(cx)
+            && self
+                .ledger
+                .as_ref()
+                .is_some_and(|ledger| ledger.offered() == 0)
+        {
+            let Some(to) = self.choose_agent(None, cx) else {
+                return;
+            };
+            let (Some(ledger), Some(pieces), Some(neighbour)) = (
+                self.ledger.as_ref(),
+                self.pieces.as_ref(),
+                self.neighbours.get(to),
+            ) else {
                 return;
             };
             let on_its_way = |piece: PieceIndex| {
-                cx.slots.uploads().iter().any(|upload| upload.piece == piece && upload.swarm == self.ix)
+                cx.slots
+                    .uploads()
+                    .iter()
+                    .any(|upload| upload.piece == piece && upload.swarm == self.ix)
             };
             let lacking = pieces
                 .held()
@@ -131,7 +175,9 @@ impl Swarm {
     fn four_pieces(&self, cx: &Context) -> Duration {
         cx.slots
             .usual_bytes_per_sec()
-            .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(4.0 * f64::from(self.piece_bytes()) / rate))
+            .map_or(Duration::ZERO, |rate| {
+                Duration::from_secs_f64(4.0 * f64::from(self.piece_bytes()) / rate)
+            })
     }
 
     /// A gift was sent: until when a second copy must be announced.
@@ -144,12 +190,18 @@ impl Swarm {
         let agents = self.agents();
         let mut recalled = false;
         while let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) {
-            let Some(piece) = ledger.pop_deadline(now) else { break };
+            let Some(piece) = ledger.pop_deadline(now) else {
+                break;
+            };
             match ledger.gift(piece) {
                 Gift::Offered(to) => {
                     recalled = true;
                     let holders = pieces.holders(piece);
-                    if holders > 1 { ledger.spread(piece) } else { ledger.renew(piece) }
+                    if holders > 1 {
+                        ledger.spread(piece)
+                    } else {
+                        ledger.renew(piece)
+                    }
                     if let Some(neighbour) = self.neighbours.get_mut(to) {
                         neighbour.offers = neighbour.offers.saturating_sub(1);
                         neighbour.declined = neighbour.declined.saturating_add(1);
@@ -169,6 +221,10 @@ impl Swarm {
     }
 
     pub(super) fn next_recall(&self, cx: &Context) -> Option<Instant> {
-        if cx.is_origin() { self.ledger.as_ref()?.next_deadline() } else { None }
+        if cx.is_origin() {
+            self.ledger.as_ref()?.next_deadline()
+        } else {
+            None
+        }
     }
 }

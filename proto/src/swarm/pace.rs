@@ -45,7 +45,10 @@ impl Pace {
             samples: 0,
             median: 0.0,
             p90: 0.0,
-            levels: [Level { bytes_per_sec: 0.0, seen: now }; LEVELS + 1],
+            levels: [Level {
+                bytes_per_sec: 0.0,
+                seen: now,
+            }; LEVELS + 1],
             window: limits::PIECES_IN_FLIGHT_START,
             decisions: 0,
         }
@@ -67,14 +70,28 @@ impl Pace {
 
     fn learn_window(&mut self, bytes_per_sec: f64, in_flight: usize, now: Instant) {
         let level = &mut self.levels[in_flight.clamp(1, LEVELS)];
-        let fresh = level.bytes_per_sec > 0.0 && now.saturating_duration_since(level.seen) < LEVEL_LIFE;
-        level.bytes_per_sec =
-            if fresh { level.bytes_per_sec + 0.2 * (bytes_per_sec - level.bytes_per_sec) } else { bytes_per_sec };
+        let fresh =
+            level.bytes_per_sec > 0.0 && now.saturating_duration_since(level.seen) < LEVEL_LIFE;
+        level.bytes_per_sec = if fresh {
+            level.bytes_per_sec + 0.2 * (bytes_per_sec - level.bytes_per_sec)
+        } else {
+            bytes_per_sec
+        };
         level.seen = now;
         let alive = |level: &Level| now.saturating_duration_since(level.seen) < LEVEL_LIFE;
-        let best = self.levels.iter().filter(|level| alive(level)).map(|level| level.bytes_per_sec).fold(0.0, f64::max);
-        let enough = self.levels.iter().position(|level| alive(level) && level.bytes_per_sec >= NEARLY * best);
-        self.window = enough.unwrap_or(limits::PIECES_IN_FLIGHT_START).clamp(limits::PIECES_IN_FLIGHT_MIN, LEVELS);
+        let best = self
+            .levels
+            .iter()
+            .filter(|level| alive(level))
+            .map(|level| level.bytes_per_sec)
+            .fold(0.0, f64::max);
+        let enough = self
+            .levels
+            .iter()
+            .position(|level| alive(level) && level.bytes_per_sec >= NEARLY * best);
+        self.window = enough
+            .unwrap_or(limits::PIECES_IN_FLIGHT_START)
+            .clamp(limits::PIECES_IN_FLIGHT_MIN, LEVELS);
     }
 
     /// Fetches to keep in flight. Now and then one more, to learn whether it would bring more.
@@ -140,7 +157,8 @@ mod tests {
     #[test]
     fn the_window_grows_when_every_source_is_slow() {
         // Twelve slow sources fill the downlink.
-        let window = run(|in_flight| Duration::from_millis(10) * u32::try_from(in_flight.max(12)).unwrap());
+        let window =
+            run(|in_flight| Duration::from_millis(10) * u32::try_from(in_flight.max(12)).unwrap());
         assert!((10..=13).contains(&window), "{window}");
     }
 
@@ -150,10 +168,18 @@ mod tests {
         let mut pace = Pace::new(now);
         assert_eq!(pace.hedge_after(MIB), limits::HEDGE_UNKNOWN);
         for tenth in 1..=20 {
-            pace.fetched(MIB, Duration::from_millis(if tenth > 16 { 500 } else { 100 }), 2, now);
+            pace.fetched(
+                MIB,
+                Duration::from_millis(if tenth > 16 { 500 } else { 100 }),
+                2,
+                now,
+            );
         }
         let threshold = pace.hedge_after(MIB);
-        assert!((Duration::from_millis(990)..Duration::from_millis(1010)).contains(&threshold), "{threshold:?}");
+        assert!(
+            (Duration::from_millis(990)..Duration::from_millis(1010)).contains(&threshold),
+            "{threshold:?}"
+        );
         assert_eq!(pace.median(MIB).unwrap().as_millis(), 100);
     }
 }

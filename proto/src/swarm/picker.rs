@@ -44,10 +44,17 @@ impl Swarm {
             return false;
         }
         let room = self.room(window, cx);
-        if room == Room::None || self.pieces.as_ref().is_none_or(|pieces| pieces.open_count() == 0) {
+        if room == Room::None
+            || self
+                .pieces
+                .as_ref()
+                .is_none_or(|pieces| pieces.open_count() == 0)
+        {
             return false;
         }
-        let Some((at, piece)) = self.pick(room, cx, now) else { return false };
+        let Some((at, piece)) = self.pick(room, cx, now) else {
+            return false;
+        };
         self.fetch(at, piece, false, cx, now);
         true
     }
@@ -100,20 +107,26 @@ impl Swarm {
 
     /// Everybody who may be asked for something, best first.
     fn sources(&self, cx: &mut Context, now: Instant) -> Vec<Source> {
-        let Some(pieces) = self.pieces.as_ref() else { return Vec::new() };
+        let Some(pieces) = self.pieces.as_ref() else {
+            return Vec::new();
+        };
         let bytes = f64::from(self.piece_bytes());
         let usual = cx.pace.usual_bytes_per_sec();
         let mut sources: Vec<Source> = Vec::with_capacity(self.neighbours.len());
         for (at, neighbour) in self.neighbours.iter().enumerate() {
             let peer = cx.peers.get(neighbour.peer);
-            let useful = neighbour.holds.as_ref().is_some_and(|holds| pieces.any_open_in(holds));
+            let useful = neighbour
+                .holds
+                .as_ref()
+                .is_some_and(|holds| pieces.any_open_in(holds));
             if !useful || !may_ask(peer, now) {
                 continue;
             }
             let rate = peer.download.bytes_per_sec().or(usual).unwrap_or(1e8);
             let slow = match (peer.download.bytes_per_sec(), usual) {
                 (Some(rate), Some(usual)) => {
-                    rate < 0.5 * usual && now.saturating_duration_since(peer.last_fetched) < limits::SLOW_MEMORY
+                    rate < 0.5 * usual
+                        && now.saturating_duration_since(peer.last_fetched) < limits::SLOW_MEMORY
                 }
                 _ => false,
             };
@@ -132,7 +145,10 @@ impl Swarm {
                 .then(a.finish_secs.total_cmp(&b.finish_secs))
         });
         if sources.len() > 1 && cx.rng.u32(..limits::EXPLORE_ONE_IN) == 0 {
-            let brisk = sources.iter().take_while(|source| !source.last_resort && source.near).count();
+            let brisk = sources
+                .iter()
+                .take_while(|source| !source.last_resort && source.near)
+                .count();
             if brisk > 1 {
                 sources.swap(0, cx.rng.usize(..brisk));
             }
@@ -142,10 +158,18 @@ impl Swarm {
 
     /// The first piece under a cursor that some source has. At most a share of what is in flight is urgent, so
     /// that a crowd of readers that all wait for the same piece still trades different ones.
-    fn pick_urgent(&self, sources: &[Source], cx: &Context, now: Instant) -> Option<(usize, PieceIndex)> {
+    fn pick_urgent(
+        &self,
+        sources: &[Source],
+        cx: &Context,
+        now: Instant,
+    ) -> Option<(usize, PieceIndex)> {
         let pieces = self.pieces.as_ref()?;
-        let urgent_in_flight =
-            self.transfers.iter().filter(|transfer| self.readers.is_urgent(transfer.piece, pieces)).count();
+        let urgent_in_flight = self
+            .transfers
+            .iter()
+            .filter(|transfer| self.readers.is_urgent(transfer.piece, pieces))
+            .count();
         let share = (cx.in_flight.max(2)).div_ceil(2);
         if urgent_in_flight >= share && self.neighbours.len() > limits::FEW_NEIGHBOURS {
             return None;
@@ -170,7 +194,11 @@ impl Swarm {
     fn plea(&self, cx: &Context, now: Instant) -> Option<(usize, PieceIndex)> {
         let pieces = self.pieces.as_ref()?;
         let alone = self.neighbours.iter().all(|neighbour| neighbour.is_origin);
-        let patience = if alone { std::time::Duration::ZERO } else { limits::PLEA_AFTER };
+        let patience = if alone {
+            std::time::Duration::ZERO
+        } else {
+            limits::PLEA_AFTER
+        };
         let pleading = self.transfers.iter().any(|transfer| transfer.plea);
         let reader_waits = self.readers.is_waiting(pieces);
         if pleading
@@ -192,7 +220,10 @@ impl Swarm {
             .into_iter()
             .find(|piece| free(piece) && pieces.holders(*piece) == 0)
             .or_else(|| {
-                self.transfers.is_empty().then(|| pieces.open().iter().find(|piece| free(piece))).flatten()
+                self.transfers
+                    .is_empty()
+                    .then(|| pieces.open().iter().find(|piece| free(piece)))
+                    .flatten()
             })?;
         Some((at, piece))
     }
@@ -206,9 +237,16 @@ impl Swarm {
         self.neighbours
             .iter()
             .filter_map(|neighbour| {
-                let busy = cx.peers.get(neighbour.peer).busy_until.filter(|until| *until > now);
-                let useful =
-                    neighbour.is_origin || neighbour.holds.as_ref().is_some_and(|holds| pieces.any_open_in(holds));
+                let busy = cx
+                    .peers
+                    .get(neighbour.peer)
+                    .busy_until
+                    .filter(|until| *until > now);
+                let useful = neighbour.is_origin
+                    || neighbour
+                        .holds
+                        .as_ref()
+                        .is_some_and(|holds| pieces.any_open_in(holds));
                 let held_off = neighbour.next_held_off(now);
                 match (busy.filter(|_| useful), held_off) {
                     (Some(busy), Some(held_off)) => Some(busy.min(held_off)),
@@ -226,7 +264,9 @@ pub(super) fn may_ask(peer: &Peer, now: Instant) -> bool {
     } else {
         limits::PIECES_IN_FLIGHT_PER_PEER_MAX
     };
-    peer.is_live() && (peer.in_flight as usize) < limit && peer.busy_until.is_none_or(|until| until <= now)
+    peer.is_live()
+        && (peer.in_flight as usize) < limit
+        && peer.busy_until.is_none_or(|until| until <= now)
 }
 
 /// An origin offers in the order of the blob; so is it asked.
@@ -256,7 +296,8 @@ fn rarest(
             return;
         }
         let spare = strict
-            && ((source.last_resort && holders > 1) || (!source.near && pieces.near_holders(piece) > 0));
+            && ((source.last_resort && holders > 1)
+                || (!source.near && pieces.near_holders(piece) > 0));
         if spare || neighbour.is_held_off(piece, now) {
             return;
         }

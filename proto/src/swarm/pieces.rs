@@ -99,7 +99,10 @@ impl Pieces {
 
     /// Missing becomes requested.
     pub(crate) fn request(&mut self, piece: PieceIndex) {
-        assert!(self.state(piece) == PieceState::Missing, "I3: only a missing piece is requested");
+        assert!(
+            self.state(piece) == PieceState::Missing,
+            "I3: only a missing piece is requested"
+        );
         self.open.clear(piece);
         self.open_count -= 1;
     }
@@ -183,7 +186,11 @@ impl Pieces {
 
     /// Whether `holds` has any open piece.
     pub(crate) fn any_open_in(&self, holds: &Bitfield) -> bool {
-        self.open.words().iter().zip(holds.words()).any(|(open, theirs)| open & theirs != 0)
+        self.open
+            .words()
+            .iter()
+            .zip(holds.words())
+            .any(|(open, theirs)| open & theirs != 0)
     }
 }
 

@@ -45,8 +45,17 @@ impl Transfer {
 }
 
 impl Swarm {
-    pub(super) fn fetch(&mut self, at: usize, piece: PieceIndex, hedge: bool, cx: &mut Context, now: Instant) {
-        let Some(pieces) = self.pieces.as_mut() else { return };
+    pub(super) fn fetch(
+        &mut self,
+        at: usize,
+        piece: PieceIndex,
+        hedge: bool,
+        cx: &mut Context,
+        now: Instant,
+    ) {
+        let Some(pieces) = self.pieces.as_mut() else {
+            return;
+        };
         if !hedge {
             pieces.request(piece);
         }
@@ -60,33 +69,65 @@ impl Swarm {
         peer.queued_bytes += bytes;
         let peer = peer.id;
         let in_flight = cx.in_flight;
-        self.transfers.push(Transfer { id, peer: ix, piece, asked: now, bytes, in_flight, hedge, plea });
-        cx.act(Action::Fetch { transfer: id, peer, digest: self.digest, piece });
+        self.transfers.push(Transfer {
+            id,
+            peer: ix,
+            piece,
+            asked: now,
+            bytes,
+            in_flight,
+            hedge,
+            plea,
+        });
+        cx.act(Action::Fetch {
+            transfer: id,
+            peer,
+            digest: self.digest,
+            piece,
+        });
     }
 
     fn take(&mut self, id: TransferId) -> Option<Transfer> {
-        let at = self.transfers.iter().position(|transfer| transfer.id == id)?;
+        let at = self
+            .transfers
+            .iter()
+            .position(|transfer| transfer.id == id)?;
         Some(self.transfers.remove(at))
     }
 
     pub(crate) fn fetched(&mut self, id: TransferId, cx: &mut Context, now: Instant) {
-        let Some(transfer) = self.take(id) else { return };
+        let Some(transfer) = self.take(id) else {
+            return;
+        };
         let in_flight = (cx.in_flight + transfer.in_flight).div_ceil(2);
         transfer.forget(cx);
         let peer = cx.peers.get_mut(transfer.peer);
         // The second in a pipeline begins when the first ends.
         let began = transfer.asked.max(peer.last_fetched);
-        peer.download.sample(transfer.bytes, now.saturating_duration_since(began));
+        peer.download
+            .sample(transfer.bytes, now.saturating_duration_since(began));
         peer.last_fetched = now;
         peer.last_useful = now;
         peer.stalls = 0;
-        let (from_origin, near) = (peer.role == crate::Role::Origin, peer.zone == cx.options.zone);
-        cx.pace.fetched(transfer.bytes, now.saturating_duration_since(transfer.asked), in_flight, now);
+        let (from_origin, near) = (
+            peer.role == crate::Role::Origin,
+            peer.zone == cx.options.zone,
+        );
+        cx.pace.fetched(
+            transfer.bytes,
+            now.saturating_duration_since(transfer.asked),
+            in_flight,
+            now,
+        );
         if transfer.hedge {
             self.hedged_bytes = self.hedged_bytes.saturating_sub(transfer.bytes / 2);
         }
-        let losers: Vec<Transfer> =
-            self.transfers.iter().filter(|other| other.piece == transfer.piece).copied().collect();
+        let losers: Vec<Transfer> = self
+            .transfers
+            .iter()
+            .filter(|other| other.piece == transfer.piece)
+            .copied()
+            .collect();
         for loser in losers {
             self.take(loser.id);
             loser.forget(cx);
@@ -98,8 +139,16 @@ impl Swarm {
         self.held(transfer.piece, cx, now);
     }
 
-    pub(crate) fn fetch_failed(&mut self, id: TransferId, failure: FetchFailure, cx: &mut Context, now: Instant) {
-        let Some(transfer) = self.take(id) else { return };
+    pub(crate) fn fetch_failed(
+        &mut self,
+        id: TransferId,
+        failure: FetchFailure,
+        cx: &mut Context,
+        now: Instant,
+    ) {
+        let Some(transfer) = self.take(id) else {
+            return;
+        };
         transfer.forget(cx);
         self.release(transfer.piece);
         if transfer.hedge {
@@ -127,7 +176,10 @@ impl Swarm {
 
     /// A requested piece that nobody is being asked for any more is missing again.
     pub(super) fn release(&mut self, piece: PieceIndex) {
-        if self.transfers.iter().all(|transfer| transfer.piece != piece)
+        if self
+            .transfers
+            .iter()
+            .all(|transfer| transfer.piece != piece)
             && let Some(pieces) = self.pieces.as_mut()
         {
             pieces.release(piece);
@@ -151,13 +203,19 @@ impl Swarm {
     }
 
     fn refused(&mut self, transfer: &Transfer, refusal: &Refusal, cx: &mut Context, now: Instant) {
-        let wait = refusal.retry_after.clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_OBEYED);
+        let wait = refusal
+            .retry_after
+            .clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_OBEYED);
         let span = now.saturating_duration_since(transfer.asked);
         let peer = cx.peers.get_mut(transfer.peer);
         peer.rtt = (peer.rtt * 7 + span.min(limits::RTT_MAX)) / 8;
         match refusal.code {
-            RefusalCode::Busy | RefusalCode::Unavailable => self.stay_away(transfer.peer, wait, cx, now),
-            RefusalCode::Leaving => self.stay_away(transfer.peer, limits::RETRY_AFTER_OBEYED, cx, now),
+            RefusalCode::Busy | RefusalCode::Unavailable => {
+                self.stay_away(transfer.peer, wait, cx, now)
+            }
+            RefusalCode::Leaving => {
+                self.stay_away(transfer.peer, limits::RETRY_AFTER_OBEYED, cx, now)
+            }
             RefusalCode::Injected
             | RefusalCode::NotHeld
             | RefusalCode::NotFound
@@ -177,14 +235,20 @@ impl Swarm {
 
     /// Others are said to hold the piece: neighbours are believed until they say no, strangers are dialed.
     fn hint(&mut self, piece: PieceIndex, holders: &[PeerId], cx: &mut Context, now: Instant) {
-        let Some(pieces) = self.pieces.as_mut() else { return };
+        let Some(pieces) = self.pieces.as_mut() else {
+            return;
+        };
         for holder in holders.iter().take(limits::REFUSAL_HOLDERS_MAX) {
-            let Some(ix) = cx.peers.find(holder) else { continue };
+            let Some(ix) = cx.peers.find(holder) else {
+                continue;
+            };
             if let Some(neighbour) = self.neighbours.get_mut(ix) {
                 if !neighbour.is_held_off(piece, now) {
                     neighbour.add(piece, pieces);
                 }
-            } else if self.candidates.contains(&ix) && self.neighbours.len() < 2 * limits::NEIGHBOURS {
+            } else if self.candidates.contains(&ix)
+                && self.neighbours.len() < 2 * limits::NEIGHBOURS
+            {
                 cx.dial(ix, None, now);
             }
         }
@@ -192,7 +256,10 @@ impl Swarm {
 
     /// When a fetch counts as late.
     fn late_at(&self, transfer: &Transfer, cx: &Context) -> Instant {
-        let endgame = self.pieces.as_ref().is_some_and(|pieces| pieces.missing_count() <= limits::ENDGAME_PIECES);
+        let endgame = self
+            .pieces
+            .as_ref()
+            .is_some_and(|pieces| pieces.missing_count() <= limits::ENDGAME_PIECES);
         let patience = match cx.pace.median(transfer.bytes) {
             Some(median) if endgame => median.mul_f64(1.5).max(limits::RETRY_AFTER_MIN),
             _ => cx.pace.hedge_after(transfer.bytes),
@@ -205,11 +272,23 @@ impl Swarm {
         if self.stage != Stage::Leeching || self.transfers.is_empty() {
             return;
         }
-        let late: Vec<Transfer> =
-            self.transfers.iter().filter(|transfer| self.late_at(transfer, cx) <= now).copied().collect();
+        let late: Vec<Transfer> = self
+            .transfers
+            .iter()
+            .filter(|transfer| self.late_at(transfer, cx) <= now)
+            .copied()
+            .collect();
         for transfer in late {
-            let twice = self.transfers.iter().filter(|other| other.piece == transfer.piece).count() > 1;
-            if twice || cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX || !self.may_hedge(&transfer, cx, now) {
+            let twice = self
+                .transfers
+                .iter()
+                .filter(|other| other.piece == transfer.piece)
+                .count()
+                > 1;
+            if twice
+                || cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX
+                || !self.may_hedge(&transfer, cx, now)
+            {
                 continue;
             }
             if let Some(at) = self.other_source(&transfer, cx, now) {
@@ -224,10 +303,14 @@ impl Swarm {
         let Some(info) = self.info else { return false };
         let budget = (info.geometry.blob_bytes() / 100 * 3).max(2 * transfer.bytes);
         let age = now.saturating_duration_since(transfer.asked);
-        let silent = now.saturating_duration_since(cx.peers.get(transfer.peer).last_fetched) >= limits::SILENT_AFTER;
+        let silent = now.saturating_duration_since(cx.peers.get(transfer.peer).last_fetched)
+            >= limits::SILENT_AFTER;
         let stalled = age >= limits::SILENT_AFTER
             && silent
-            && cx.pace.median(transfer.bytes).is_some_and(|median| age > median.mul_f64(1.5));
+            && cx
+                .pace
+                .median(transfer.bytes)
+                .is_some_and(|median| age > median.mul_f64(1.5));
         stalled || self.hedged_bytes + transfer.bytes <= budget
     }
 
@@ -259,6 +342,12 @@ impl Swarm {
             .iter()
             .map(|transfer| self.late_at(transfer, cx))
             .min()
-            .map(|at| if at <= now { now + limits::HEDGE_AGAIN } else { at })
+            .map(|at| {
+                if at <= now {
+                    now + limits::HEDGE_AGAIN
+                } else {
+                    at
+                }
+            })
     }
 }

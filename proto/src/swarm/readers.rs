@@ -50,7 +50,9 @@ impl Readers {
 
     /// Whether some reader waits for a piece that is not held.
     pub(crate) fn is_waiting(&self, pieces: &Pieces) -> bool {
-        self.readers.iter().any(|reader| first_missing(reader, pieces).is_some())
+        self.readers
+            .iter()
+            .any(|reader| first_missing(reader, pieces).is_some())
     }
 
     /// Open pieces in the windows under all cursors, the nearest first, into `into`.
@@ -58,7 +60,10 @@ impl Readers {
         into.clear();
         for reader in &self.readers {
             let Some(range) = reader.rest else { continue };
-            let window = pieces.geometry().pieces_of(range).take(limits::URGENT_WINDOW);
+            let window = pieces
+                .geometry()
+                .pieces_of(range)
+                .take(limits::URGENT_WINDOW);
             into.extend(window.filter(|piece| pieces.state(*piece) == PieceState::Missing));
         }
         if self.readers.len() > 1 {
@@ -71,7 +76,11 @@ impl Readers {
     pub(crate) fn is_urgent(&self, piece: PieceIndex, pieces: &Pieces) -> bool {
         self.readers.iter().any(|reader| {
             reader.rest.is_some_and(|range| {
-                pieces.geometry().pieces_of(range).take(limits::URGENT_WINDOW).any(|urgent| urgent == piece)
+                pieces
+                    .geometry()
+                    .pieces_of(range)
+                    .take(limits::URGENT_WINDOW)
+                    .any(|urgent| urgent == piece)
             })
         })
     }
@@ -79,5 +88,9 @@ impl Readers {
 
 fn first_missing(reader: &Reader, pieces: &Pieces) -> Option<PieceIndex> {
     let range = reader.rest?;
-    pieces.geometry().pieces_of(range).next().filter(|piece| pieces.state(*piece) != PieceState::Held)
+    pieces
+        .geometry()
+        .pieces_of(range)
+        .next()
+        .filter(|piece| pieces.state(*piece) != PieceState::Held)
 }

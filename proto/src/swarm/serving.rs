@@ -16,14 +16,29 @@ use super::Swarm;
 use super::ledger::Gift;
 
 /// A no without a swarm behind it.
-pub(crate) fn refuse(request: RequestId, code: RefusalCode, retry_after: Duration, cx: &mut Context) {
-    let refusal = Refusal { retry_after, ..Refusal::new(code) };
+pub(crate) fn refuse(
+    request: RequestId,
+    code: RefusalCode,
+    retry_after: Duration,
+    cx: &mut Context,
+) {
+    let refusal = Refusal {
+        retry_after,
+        ..Refusal::new(code)
+    };
     cx.act(Action::Refuse { request, refusal });
 }
 
 impl Swarm {
     /// A peer asks for a piece.
-    pub(crate) fn asked(&mut self, request: RequestId, peer: PeerIx, index: u32, cx: &mut Context, now: Instant) {
+    pub(crate) fn asked(
+        &mut self,
+        request: RequestId,
+        peer: PeerIx,
+        index: u32,
+        cx: &mut Context,
+        now: Instant,
+    ) {
         self.join(peer, cx, now);
         let Some(pieces) = self.pieces.as_ref() else {
             return refuse(request, RefusalCode::NotHeld, limits::RETRY_AFTER_GUESS, cx);
@@ -33,7 +48,13 @@ impl Swarm {
             return refuse(request, RefusalCode::BadRequest, Duration::ZERO, cx);
         };
         if !pieces.held().contains(piece) {
-            let refusal = self.refusal(RefusalCode::NotHeld, limits::NOT_HELD_PAUSE, piece, peer, cx);
+            let refusal = self.refusal(
+                RefusalCode::NotHeld,
+                limits::NOT_HELD_PAUSE,
+                piece,
+                peer,
+                cx,
+            );
             return cx.act(Action::Refuse { request, refusal });
         }
         if let Err(retry_after) = self.permit(piece, peer, cx, now) {
@@ -43,10 +64,17 @@ impl Swarm {
         let greedy = cx.slots.to_peer(peer) >= limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX;
         let bid = Bid {
             peer,
-            small_blob: self.pieces.as_ref().is_some_and(|pieces| pieces.count() < limits::SMALL_BLOB_PIECES),
+            small_blob: self
+                .pieces
+                .as_ref()
+                .is_some_and(|pieces| pieces.count() < limits::SMALL_BLOB_PIECES),
             scarce: cx.is_origin() || self.scarce.contains_key(&piece),
         };
-        let admitted = if greedy { Err(limits::RETRY_AFTER_GUESS) } else { cx.slots.admit(bid, &cx.peers, now) };
+        let admitted = if greedy {
+            Err(limits::RETRY_AFTER_GUESS)
+        } else {
+            cx.slots.admit(bid, &cx.peers, now)
+        };
         match admitted {
             Ok(()) => self.serve(request, peer, piece, cx, now),
             Err(retry_after) => {
@@ -56,9 +84,19 @@ impl Swarm {
         }
     }
 
-    fn serve(&mut self, request: RequestId, peer: PeerIx, piece: PieceIndex, cx: &mut Context, now: Instant) {
-        let bytes = self.info.map_or(0, |info| u64::from(info.geometry.len_of(piece)));
-        cx.slots.start(request, peer, self.ix, (piece, bytes), &cx.peers, now);
+    fn serve(
+        &mut self,
+        request: RequestId,
+        peer: PeerIx,
+        piece: PieceIndex,
+        cx: &mut Context,
+        now: Instant,
+    ) {
+        let bytes = self
+            .info
+            .map_or(0, |info| u64::from(info.geometry.len_of(piece)));
+        cx.slots
+            .start(request, peer, self.ix, (piece, bytes), &cx.peers, now);
         if let Some(ledger) = self.ledger.as_mut() {
             if ledger.gift(piece) == Gift::Offered(peer)
                 && let Some(neighbour) = self.neighbours.get_mut(peer)
@@ -78,15 +116,31 @@ impl Swarm {
                 self.scarce.remove(&piece);
             }
         }
-        cx.act(Action::Serve { request, digest: self.digest, piece });
+        cx.act(Action::Serve {
+            request,
+            digest: self.digest,
+            piece,
+        });
     }
 
     /// Origin: whether this piece may go to this agent now; else, when to ask again.
-    fn permit(&mut self, piece: PieceIndex, peer: PeerIx, cx: &Context, now: Instant) -> Result<(), Duration> {
+    fn permit(
+        &mut self,
+        piece: PieceIndex,
+        peer: PeerIx,
+        cx: &Context,
+        now: Instant,
+    ) -> Result<(), Duration> {
         let few = self.agents() < limits::FEW_AGENTS;
-        let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) else { return Ok(()) };
-        let other_holders =
-            pieces.holders(piece) > u16::from(self.neighbours.get(peer).is_some_and(|asker| asker.has(piece)));
+        let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) else {
+            return Ok(());
+        };
+        let other_holders = pieces.holders(piece)
+            > u16::from(
+                self.neighbours
+                    .get(peer)
+                    .is_some_and(|asker| asker.has(piece)),
+            );
         let in_good_hands = match ledger.gift(piece) {
             Gift::Absent | Gift::Fresh => false,
             Gift::Offered(to) => to != peer,
@@ -95,7 +149,10 @@ impl Swarm {
             Gift::Spread => other_holders,
         };
         let would_idle = few && cx.slots.uploads().len() < limits::UPLOAD_SLOTS;
-        let offered = self.neighbours.get(peer).is_some_and(|asker| asker.was_offered(piece));
+        let offered = self
+            .neighbours
+            .get(peer)
+            .is_some_and(|asker| asker.was_offered(piece));
         if !in_good_hands || would_idle || offered || ledger.is_plea(peer, piece, now) {
             return Ok(());
         }
@@ -131,7 +188,11 @@ impl Swarm {
                 holders.push(other);
             }
         }
-        Refusal { retry_after, holders, ..Refusal::new(code) }
+        Refusal {
+            retry_after,
+            holders,
+            ..Refusal::new(code)
+        }
     }
 
     /// An upload of this swarm came to its end.

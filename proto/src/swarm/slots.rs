@@ -55,11 +55,17 @@ impl Slots {
 
     /// Uploads to one peer.
     pub(crate) fn to_peer(&self, peer: PeerIx) -> usize {
-        self.uploads.iter().filter(|upload| upload.peer == peer).count()
+        self.uploads
+            .iter()
+            .filter(|upload| upload.peer == peer)
+            .count()
     }
 
     fn is_slow(&self, peers: &PeerBook, peer: PeerIx) -> bool {
-        match (peers.get(peer).upload.bytes_per_sec(), self.usual.bytes_per_sec()) {
+        match (
+            peers.get(peer).upload.bytes_per_sec(),
+            self.usual.bytes_per_sec(),
+        ) {
             (Some(rate), Some(usual)) => rate < 0.4 * usual,
             _ => false,
         }
@@ -74,9 +80,22 @@ impl Slots {
     }
 
     /// Whether there is a slot for this bid; when not, how long to stay away.
-    pub(crate) fn admit(&mut self, bid: Bid, peers: &PeerBook, now: Instant) -> Result<(), Duration> {
-        let target = if bid.small_blob { limits::UPLOAD_SLOTS_SMALL } else { limits::UPLOAD_SLOTS };
-        let on_time = || self.uploads.iter().filter(|upload| !self.is_overdue(upload, now));
+    pub(crate) fn admit(
+        &mut self,
+        bid: Bid,
+        peers: &PeerBook,
+        now: Instant,
+    ) -> Result<(), Duration> {
+        let target = if bid.small_blob {
+            limits::UPLOAD_SLOTS_SMALL
+        } else {
+            limits::UPLOAD_SLOTS
+        };
+        let on_time = || {
+            self.uploads
+                .iter()
+                .filter(|upload| !self.is_overdue(upload, now))
+        };
         let brisk = on_time().filter(|upload| !upload.slow).count();
         let slow = on_time().count() - brisk;
         let room = if self.is_slow(peers, bid.peer) {
@@ -93,7 +112,9 @@ impl Slots {
         // Each refused peer is sent a little further back, so that they do not all return for one slot.
         let behind = self.refused.min(limits::REFUSED_SPREAD_MAX);
         self.refused = self.refused.saturating_add(1);
-        Err(wait.mul_f64(1.0 + 0.25 * f64::from(behind)).clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_MAX))
+        Err(wait
+            .mul_f64(1.0 + 0.25 * f64::from(behind))
+            .clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_MAX))
     }
 
     /// When the first slot should be free.
@@ -101,9 +122,14 @@ impl Slots {
         self.uploads
             .iter()
             .map(|upload| {
-                let rate = peers.get(upload.peer).upload.bytes_per_sec().or(self.usual.bytes_per_sec());
-                let whole = rate
-                    .map_or(limits::RETRY_AFTER_GUESS, |rate| Duration::from_secs_f64(upload.bytes as f64 / rate));
+                let rate = peers
+                    .get(upload.peer)
+                    .upload
+                    .bytes_per_sec()
+                    .or(self.usual.bytes_per_sec());
+                let whole = rate.map_or(limits::RETRY_AFTER_GUESS, |rate| {
+                    Duration::from_secs_f64(upload.bytes as f64 / rate)
+                });
                 whole.saturating_sub(now.saturating_duration_since(upload.since))
             })
             .min()
@@ -120,10 +146,21 @@ impl Slots {
         peers: &PeerBook,
         now: Instant,
     ) {
-        debug_assert!(self.uploads.len() < limits::UPLOAD_SLOTS_MAX, "I6: a slot is taken only when admitted");
+        debug_assert!(
+            self.uploads.len() < limits::UPLOAD_SLOTS_MAX,
+            "I6: a slot is taken only when admitted"
+        );
         let slow = self.is_slow(peers, peer);
         let (piece, bytes) = piece;
-        self.uploads.push(Upload { request, peer, swarm, piece, bytes, since: now, slow });
+        self.uploads.push(Upload {
+            request,
+            peer,
+            swarm,
+            piece,
+            bytes,
+            since: now,
+            slow,
+        });
     }
 
     /// The upload came to its end: frees its slot and learns the peer's rate.
@@ -134,7 +171,10 @@ impl Slots {
         peers: &mut PeerBook,
         now: Instant,
     ) -> Option<Upload> {
-        let at = self.uploads.iter().position(|upload| upload.request == request)?;
+        let at = self
+            .uploads
+            .iter()
+            .position(|upload| upload.request == request)?;
         let upload = self.uploads.swap_remove(at);
         self.refused = 0;
         if sent {
@@ -176,18 +216,45 @@ mod tests {
             let now = Instant::from_nanos(1_000_000_000);
             let mut peers = PeerBook::default();
             let ix = (1..=8)
-                .map(|n| peers.intern(PeerId::from_bytes(&[n; 32]).unwrap(), Role::Agent, &Zone::default(), now))
+                .map(|n| {
+                    peers.intern(
+                        PeerId::from_bytes(&[n; 32]).unwrap(),
+                        Role::Agent,
+                        &Zone::default(),
+                        now,
+                    )
+                })
                 .collect();
-            Self { slots: Slots::default(), peers, ix, now, next: 0 }
+            Self {
+                slots: Slots::default(),
+                peers,
+                ix,
+                now,
+                next: 0,
+            }
         }
 
         fn ask(&mut self, peer: usize, scarce: bool) -> Result<RequestId, Duration> {
-            let bid = Bid { peer: self.ix[peer], small_blob: false, scarce };
+            let bid = Bid {
+                peer: self.ix[peer],
+                small_blob: false,
+                scarce,
+            };
             self.slots.admit(bid, &self.peers, self.now)?;
             self.next += 1;
-            let piece = Geometry::try_new(100 * MIB, 1 << 20).unwrap().piece(0).unwrap();
+            let piece = Geometry::try_new(100 * MIB, 1 << 20)
+                .unwrap()
+                .piece(0)
+                .unwrap();
             let request = RequestId(self.next);
-            self.slots.start(request, self.ix[peer], SwarmIx(0), (piece, MIB), &self.peers, self.now);
+            self.slots.start(
+                request,
+                self.ix[peer],
+                SwarmIx(0),
+                (piece, MIB),
+                &self.peers,
+                self.now,
+            );
             Ok(request)
         }
     }
@@ -210,11 +277,17 @@ mod tests {
         for _ in 0..4 {
             let request = bench.ask(0, false).unwrap();
             bench.now = bench.now + Duration::from_millis(10);
-            bench.slots.finish(request, true, &mut bench.peers, bench.now).unwrap();
+            bench
+                .slots
+                .finish(request, true, &mut bench.peers, bench.now)
+                .unwrap();
         }
         let slow = bench.ask(1, false).unwrap();
         bench.now = bench.now + Duration::from_millis(100);
-        bench.slots.finish(slow, true, &mut bench.peers, bench.now).unwrap();
+        bench
+            .slots
+            .finish(slow, true, &mut bench.peers, bench.now)
+            .unwrap();
         bench.ask(1, false).unwrap();
         bench.ask(2, false).unwrap();
         bench.ask(3, false).unwrap();

@@ -98,7 +98,11 @@ impl Swarm {
         }
         self.sourcing.began = Some(now);
         self.sourcing.last_progress = now;
-        let wait = if cx.tracker_up { limits::HANDOUT_PATIENCE } else { Duration::ZERO };
+        let wait = if cx.tracker_up {
+            limits::HANDOUT_PATIENCE
+        } else {
+            Duration::ZERO
+        };
         self.sourcing.not_before = Some(now + wait);
         self.announcer.hurry(now);
         if !cx.tracker_up {
@@ -108,7 +112,12 @@ impl Swarm {
 
     /// No tracker tells who takes part: everybody we have a link with is asked.
     pub(crate) fn ask_around(&mut self, cx: &mut Context, now: Instant) {
-        let live: Vec<PeerIx> = cx.peers.iter().filter(|(_, peer)| peer.is_live()).map(|(ix, _)| ix).collect();
+        let live: Vec<PeerIx> = cx
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.is_live())
+            .map(|(ix, _)| ix)
+            .collect();
         for peer in live {
             self.join(peer, cx, now);
         }
@@ -140,13 +149,21 @@ impl Swarm {
         if let Some(info) = info {
             self.learn(info, cx, now);
         }
-        let agents = peers.iter().filter(|candidate| candidate.role == Role::Agent).count();
-        let promising = injected || peers.iter().any(|candidate| candidate.held > 0 || candidate.seeding);
+        let agents = peers
+            .iter()
+            .filter(|candidate| candidate.role == Role::Agent)
+            .count();
+        let promising = injected
+            || peers
+                .iter()
+                .any(|candidate| candidate.held > 0 || candidate.seeding);
         for candidate in peers.iter().take(limits::HANDOUT_PEERS_MAX) {
             if candidate.peer == cx.options.me {
                 continue;
             }
-            let ix = cx.peers.intern(candidate.peer, candidate.role, &candidate.zone, now);
+            let ix = cx
+                .peers
+                .intern(candidate.peer, candidate.role, &candidate.zone, now);
             cx.peers.get_mut(ix).addr = Some(candidate.addr);
             // A swarm that is well under way needs no further agent at the origin's link.
             if candidate.role == Role::Origin && injected && agents >= limits::NEIGHBOURS {
@@ -156,7 +173,11 @@ impl Swarm {
         }
         self.dial_candidates(cx, now);
         if self.sourcing.opening == Opening::Idle && self.info.is_none() {
-            let wait = if promising { limits::HOLDERS_PATIENCE } else { Duration::ZERO };
+            let wait = if promising {
+                limits::HOLDERS_PATIENCE
+            } else {
+                Duration::ZERO
+            };
             self.sourcing.not_before = Some(now + wait);
         }
     }
@@ -183,7 +204,9 @@ impl Swarm {
         let mut near = self.neighbours.len();
         for candidate in &self.candidates {
             let is_origin = cx.peers.get(*candidate).role == Role::Origin;
-            if self.neighbours.get(*candidate).is_some() || (near >= limits::NEIGHBOURS && !is_origin) {
+            if self.neighbours.get(*candidate).is_some()
+                || (near >= limits::NEIGHBOURS && !is_origin)
+            {
                 continue;
             }
             if cx.dial(*candidate, None, now) {
@@ -221,17 +244,25 @@ impl Swarm {
                 self.learn(&info, cx, now);
             }
             Err(refusal) => {
-                let hopeful = self.info.is_some() && self.neighbours.iter().any(|neighbour| !neighbour.is_origin);
+                let hopeful = self.info.is_some()
+                    && self.neighbours.iter().any(|neighbour| !neighbour.is_origin);
                 if let Some(reason) = Self::final_reason(&refusal).filter(|_| !hopeful) {
                     return self.fail(reason, cx);
                 }
                 self.sourcing.tried.push(origin);
                 self.sourcing.not_before = Some(now);
-                if cx.origins.iter().all(|known| self.sourcing.tried.contains(&known.peer)) {
+                if cx
+                    .origins
+                    .iter()
+                    .all(|known| self.sourcing.tried.contains(&known.peer))
+                {
                     self.sourcing.tried.clear();
                     let pause = limits::REOPEN_BACKOFF * (1 << self.sourcing.rounds.min(5));
                     self.sourcing.rounds += 1;
-                    let pause = refusal.retry_after.min(limits::RETRY_AFTER_MAX).max(cx.jitter(pause));
+                    let pause = refusal
+                        .retry_after
+                        .min(limits::RETRY_AFTER_MAX)
+                        .max(cx.jitter(pause));
                     self.sourcing.not_before = Some(now + pause);
                 }
             }
@@ -240,12 +271,18 @@ impl Swarm {
 
     /// Looks whether a source must be found, or the search given up.
     pub(super) fn seek(&mut self, cx: &mut Context, now: Instant) {
-        let Some(began) = self.sourcing.began else { return };
+        let Some(began) = self.sourcing.began else {
+            return;
+        };
         if !matches!(self.stage, Stage::Seeking | Stage::Leeching) || self.readers.is_empty() {
             return;
         }
         let quiet = self.sourcing.since_progress(now);
-        if self.info.is_some() && quiet >= limits::STARVING_AFTER && !self.sourcing.starving && !cx.is_origin() {
+        if self.info.is_some()
+            && quiet >= limits::STARVING_AFTER
+            && !self.sourcing.starving
+            && !cx.is_origin()
+        {
             self.sourcing.starving = true;
             self.announcer.hurry(now);
             self.dial_candidates(cx, now);
@@ -279,9 +316,17 @@ impl Swarm {
     /// Asks the next origin in the order of the ring.
     fn open_next(&mut self, cx: &mut Context) {
         let owners = ring::owners(&self.digest, cx.origins.iter().map(|origin| &origin.peer));
-        let Some(owner) = owners.into_iter().find(|owner| !self.sourcing.tried.contains(owner)) else { return };
+        let Some(owner) = owners
+            .into_iter()
+            .find(|owner| !self.sourcing.tried.contains(owner))
+        else {
+            return;
+        };
         self.sourcing.opening = Opening::Asked(owner);
-        cx.act(Action::Open { digest: self.digest, origin: owner });
+        cx.act(Action::Open {
+            digest: self.digest,
+            origin: owner,
+        });
     }
 
     pub(super) fn next_seek(&self, cx: &Context, now: Instant) -> Option<Instant> {
@@ -299,7 +344,10 @@ impl Swarm {
             later(self.sourcing.last_progress + limits::STARVING_AFTER)
         };
         let open_at = self.sourcing.not_before.unwrap_or(now);
-        if self.sourcing.opening == Opening::Idle && !cx.is_origin() && (self.info.is_none() || self.sourcing.starving) {
+        if self.sourcing.opening == Opening::Idle
+            && !cx.is_origin()
+            && (self.info.is_none() || self.sourcing.starving)
+        {
             due = due.min(later(open_at));
         }
         Some(due)
