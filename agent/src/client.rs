@@ -22,12 +22,24 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// Why a question to the agent was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    #[error("no agent answers on {address}: {reason}; start it, or check `registry.listen` and `admin.listen`")]
+    #[error(
+        "no agent answers on {address}: {reason}; start it, or check `registry.listen` and `admin.listen`"
+    )]
     Unreachable { address: SocketAddr, reason: String },
-    #[error("the agent on {address} did not answer {path} within {within:?}; `shoal-agent doctor` looks closer")]
-    Late { address: SocketAddr, path: String, within: Duration },
+    #[error(
+        "the agent on {address} did not answer {path} within {within:?}; `shoal-agent doctor` looks closer"
+    )]
+    Late {
+        address: SocketAddr,
+        path: String,
+        within: Duration,
+    },
     #[error("the agent on {address} broke off its answer to {path}: {reason}")]
-    Broken { address: SocketAddr, path: String, reason: String },
+    Broken {
+        address: SocketAddr,
+        path: String,
+        reason: String,
+    },
     #[error("`{0}` cannot be put into a request")]
     Path(String),
 }
@@ -54,7 +66,11 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_WITHIN));
         connector.set_nodelay(true);
-        Self { pool: Pool::builder(TokioExecutor::new()).build(connector), address, within }
+        Self {
+            pool: Pool::builder(TokioExecutor::new()).build(connector),
+            address,
+            within,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -62,7 +78,12 @@ impl Client {
     }
 
     /// Sends a request without a body; resolves when the headers are there.
-    pub async fn send(&self, method: Method, path: &str, headers: HeaderMap) -> Result<Response<Incoming>, AskError> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, AskError> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.address))
@@ -73,7 +94,10 @@ impl Client {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 let reason = reason_of(&error);
-                Err(AskError::Unreachable { address: self.address, reason })
+                Err(AskError::Unreachable {
+                    address: self.address,
+                    reason,
+                })
             }
             Err(_) => Err(self.late(path)),
         }
@@ -94,11 +118,19 @@ impl Client {
             Ok(Err(error)) => return Err(self.broken(path, error.to_string())),
             Err(_) => return Err(self.late(path)),
         };
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
     }
 
     /// The next part of a body, or `None` at its end.
-    pub async fn next_part(&self, path: &str, body: &mut Incoming) -> Result<Option<Bytes>, AskError> {
+    pub async fn next_part(
+        &self,
+        path: &str,
+        body: &mut Incoming,
+    ) -> Result<Option<Bytes>, AskError> {
         loop {
             match timeout(self.within, body.frame()).await {
                 Ok(None) => return Ok(None),
@@ -113,11 +145,19 @@ impl Client {
     }
 
     fn late(&self, path: &str) -> AskError {
-        AskError::Late { address: self.address, path: path.to_owned(), within: self.within }
+        AskError::Late {
+            address: self.address,
+            path: path.to_owned(),
+            within: self.within,
+        }
     }
 
     fn broken(&self, path: &str, reason: String) -> AskError {
-        AskError::Broken { address: self.address, path: path.to_owned(), reason }
+        AskError::Broken {
+            address: self.address,
+            path: path.to_owned(),
+            reason,
+        }
     }
 }
 

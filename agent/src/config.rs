@@ -97,7 +97,9 @@ impl Default for RawConfig {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("/var/lib/shoal/agent"),
-            registries: ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"].map(str::to_owned).into(),
+            registries: ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"]
+                .map(str::to_owned)
+                .into(),
             aliases: BTreeMap::new(),
             registry: RegistrySection::default(),
             listen: Vec::new(),
@@ -112,25 +114,36 @@ impl Default for RawConfig {
 
 impl Default for RegistrySection {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 5050)), stale_if_error: Span::secs(24 * 60 * 60) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 5050)),
+            stale_if_error: Span::secs(24 * 60 * 60),
+        }
     }
 }
 
 impl Default for PeersSection {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 7050)), buffers: ByteSize::mib(64) }
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7050)),
+            buffers: ByteSize::mib(64),
+        }
     }
 }
 
 impl Default for AdminSection {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9050)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9050)),
+        }
     }
 }
 
 impl Default for StoreSection {
     fn default() -> Self {
-        Self { quota: None, free_floor: ByteSize::gib(2) }
+        Self {
+            quota: None,
+            free_floor: ByteSize::gib(2),
+        }
     }
 }
 
@@ -173,14 +186,24 @@ pub enum ConfigRefusal {
     #[error("no registries: nothing would be served; list at least one, such as docker.io")]
     NoRegistries,
     #[error("{first} and {second} both listen on {address}; give one of them another port")]
-    PortTwice { first: &'static str, second: &'static str, address: SocketAddr },
-    #[error("cluster.public_keys: `{0}` is not a cluster key; copy it from the first part of a join token")]
+    PortTwice {
+        first: &'static str,
+        second: &'static str,
+        address: SocketAddr,
+    },
+    #[error(
+        "cluster.public_keys: `{0}` is not a cluster key; copy it from the first part of a join token"
+    )]
     PublicKey(String),
     #[error("{0}")]
     Registries(#[from] RegistriesError),
-    #[error("cluster.trackers: `{0}` is not host:port; write for example shoal-tracker.shoal.svc:7052")]
+    #[error(
+        "cluster.trackers: `{0}` is not host:port; write for example shoal-tracker.shoal.svc:7052"
+    )]
     Tracker(String),
-    #[error("cluster.join_token_file is set and cluster.trackers is empty: nobody could be asked to be let in; list a tracker")]
+    #[error(
+        "cluster.join_token_file is set and cluster.trackers is empty: nobody could be asked to be let in; list a tracker"
+    )]
     TrackersMissing,
     #[error("cluster.zone = `{0}` is not a zone; use at most 64 letters, digits and . _ / -")]
     Zone(String),
@@ -193,7 +216,10 @@ impl TryFrom<RawConfig> for Config {
         if !raw.data_dir.is_absolute() {
             return Err(ConfigRefusal::DataDir(raw.data_dir));
         }
-        let aliases = raw.aliases.iter().map(|(alias, target)| (alias.as_str(), target.as_str()));
+        let aliases = raw
+            .aliases
+            .iter()
+            .map(|(alias, target)| (alias.as_str(), target.as_str()));
         let registries = Registries::try_new(raw.registries.iter().map(String::as_str), aliases)?;
         if registries.iter().next().is_none() {
             return Err(ConfigRefusal::NoRegistries);
@@ -202,18 +228,30 @@ impl TryFrom<RawConfig> for Config {
             .listen
             .into_iter()
             .map(|entry| match registries.resolve(&entry.registry) {
-                Some(registry) => Ok(BoundListener { address: entry.address, registry }),
+                Some(registry) => Ok(BoundListener {
+                    address: entry.address,
+                    registry,
+                }),
                 None => Err(ConfigRefusal::ListenRegistry(entry.registry)),
             })
             .collect::<Result<Vec<_>, _>>()?;
         check_ports(raw.registry.listen, raw.admin.listen, &bound_listeners)?;
-        if let Some(bad) = raw.cluster.trackers.iter().find(|tracker| !is_host_port(tracker)) {
+        if let Some(bad) = raw
+            .cluster
+            .trackers
+            .iter()
+            .find(|tracker| !is_host_port(tracker))
+        {
             return Err(ConfigRefusal::Tracker(bad.clone()));
         }
         if raw.cluster.join_token_file.is_some() && raw.cluster.trackers.is_empty() {
             return Err(ConfigRefusal::TrackersMissing);
         }
-        let zone = raw.cluster.zone.parse().map_err(|_| ConfigRefusal::Zone(raw.cluster.zone.clone()))?;
+        let zone = raw
+            .cluster
+            .zone
+            .parse()
+            .map_err(|_| ConfigRefusal::Zone(raw.cluster.zone.clone()))?;
         let public_keys = raw
             .cluster
             .public_keys
@@ -254,28 +292,49 @@ impl Config {
 
 /// Reads and checks a file, and the environment, as a start does.
 pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
-    let raw: RawConfig = shoal_daemon::config::load(path, shoal_daemon::config::process_environment())?;
+    let raw: RawConfig =
+        shoal_daemon::config::load(path, shoal_daemon::config::process_environment())?;
     Config::try_from(raw).map_err(|reason| ConfigError::invalid(path, &reason))
 }
 
 fn buffer_budget(size: ByteSize) -> Result<usize, ConfigRefusal> {
     let inside = (ByteSize::mib(8)..=ByteSize::gib(4)).contains(&size);
-    usize::try_from(size.bytes()).ok().filter(|_| inside).ok_or(ConfigRefusal::Buffers(size))
+    usize::try_from(size.bytes())
+        .ok()
+        .filter(|_| inside)
+        .ok_or(ConfigRefusal::Buffers(size))
 }
 
-fn check_ports(registry: SocketAddr, admin: SocketAddr, bound: &[BoundListener]) -> Result<(), ConfigRefusal> {
+fn check_ports(
+    registry: SocketAddr,
+    admin: SocketAddr,
+    bound: &[BoundListener],
+) -> Result<(), ConfigRefusal> {
     let mut all = vec![("registry.listen", registry), ("admin.listen", admin)];
-    all.extend(bound.iter().map(|listener| ("listen.address", listener.address)));
+    all.extend(
+        bound
+            .iter()
+            .map(|listener| ("listen.address", listener.address)),
+    );
     for (at, (second, address)) in all.iter().enumerate() {
-        if let Some((first, _)) = all[..at].iter().find(|(_, other)| address.port() != 0 && other == address) {
-            return Err(ConfigRefusal::PortTwice { first, second, address: *address });
+        if let Some((first, _)) = all[..at]
+            .iter()
+            .find(|(_, other)| address.port() != 0 && other == address)
+        {
+            return Err(ConfigRefusal::PortTwice {
+                first,
+                second,
+                address: *address,
+            });
         }
     }
     Ok(())
 }
 
 fn is_host_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
 }
 
 fn reachable(listen: SocketAddr) -> SocketAddr {
@@ -313,16 +372,31 @@ mod tests {
             (|raw| raw.registries.clear(), "registries"),
             (|raw| raw.registries.push("docker.io".into()), "twice"),
             (|raw| raw.peers.buffers = ByteSize::mib(1), "peers.buffers"),
-            (|raw| raw.cluster.trackers = vec!["tracker".into()], "cluster.trackers"),
-            (|raw| raw.cluster.trackers = vec![":7052".into()], "cluster.trackers"),
-            (|raw| raw.cluster.join_token_file = Some("/token".into()), "list a tracker"),
+            (
+                |raw| raw.cluster.trackers = vec!["tracker".into()],
+                "cluster.trackers",
+            ),
+            (
+                |raw| raw.cluster.trackers = vec![":7052".into()],
+                "cluster.trackers",
+            ),
+            (
+                |raw| raw.cluster.join_token_file = Some("/token".into()),
+                "list a tracker",
+            ),
             (|raw| raw.cluster.zone = "a zone".into(), "cluster.zone"),
-            (|raw| raw.cluster.public_keys = vec!["x".into()], "cluster.public_keys"),
+            (
+                |raw| raw.cluster.public_keys = vec!["x".into()],
+                "cluster.public_keys",
+            ),
             (|raw| raw.admin.listen = raw.registry.listen, "another port"),
             (
                 |raw| {
                     let address = SocketAddr::from(([127, 0, 0, 1], 5060));
-                    raw.listen = vec![ListenEntry { address, registry: "evil.test".into() }];
+                    raw.listen = vec![ListenEntry {
+                        address,
+                        registry: "evil.test".into(),
+                    }];
                 },
                 "evil.test",
             ),
@@ -345,7 +419,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_listens_everywhere_is_reached_on_loopback() {
-        let config = check(|raw| raw.registry.listen = SocketAddr::from(([0, 0, 0, 0], 5050))).unwrap();
+        let config =
+            check(|raw| raw.registry.listen = SocketAddr::from(([0, 0, 0, 0], 5050))).unwrap();
         assert_eq!(config.registry_address().to_string(), "127.0.0.1:5050");
     }
 

@@ -5,7 +5,7 @@
 //! somebody changed after us is never overwritten: only our part of it is taken out.
 //! Not here: containerd's own configuration, which decides whether these files are read (`check` looks at it).
 
-pub(crate) mod check;
+pub mod check;
 pub(crate) mod disk;
 pub(crate) mod edit;
 pub(crate) mod journal;
@@ -17,8 +17,11 @@ use std::path::{Path, PathBuf};
 
 use crate::mirror::registries::{AllowedRegistry, Registries};
 
+pub use edit::EditError;
+pub use probe::ProbeError;
+
 use disk::{Attributes, Disk};
-use edit::{EditError, Entry};
+use edit::Entry;
 use journal::{Journal, Record};
 
 /// Where the files go, and what they say.
@@ -88,26 +91,44 @@ fn install_on(disk: &impl Disk, plan: &HostsPlan) -> Result<Vec<(PathBuf, Outcom
         .collect()
 }
 
-fn install_one(disk: &impl Disk, journal: &Journal, path: &Path, entry: &Entry) -> Result<Outcome, HostsError> {
-    let io = |source| HostsError::Io { path: path.to_owned(), source };
-    let refused = |source| HostsError::Edit { path: path.to_owned(), source };
+fn install_one(
+    disk: &impl Disk,
+    journal: &Journal,
+    path: &Path,
+    entry: &Entry,
+) -> Result<Outcome, HostsError> {
+    let io = |source| HostsError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let refused = |source| HostsError::Edit {
+        path: path.to_owned(),
+        source,
+    };
     let current = read_text(path)?;
     let text = current.as_ref().map(|(text, _)| text.as_str());
     let known = journal.load(path).map_err(io)?;
     let original = match &known {
-        Some(record) if text == record.original.as_deref() || is_ours(record, text) => record.original.clone(),
+        Some(record) if text == record.original.as_deref() || is_ours(record, text) => {
+            record.original.clone()
+        }
         _ => match text {
             Some(text) if edit::is_marked(text) => edit::remove(text, None).map_err(refused)?,
             _ => text.map(str::to_owned),
         },
     };
     let wanted = edit::insert(original.as_deref(), entry).map_err(refused)?;
-    if text == Some(wanted.as_str()) && known.as_ref().is_some_and(|record| record.ours == [wanted.as_str()]) {
+    if text == Some(wanted.as_str())
+        && known
+            .as_ref()
+            .is_some_and(|record| record.ours == [wanted.as_str()])
+    {
         return Ok(Outcome::Unchanged);
     }
     let folder = path.parent().unwrap_or(path);
     let attributes = current.as_ref().map(|(_, attributes)| *attributes);
-    let created_dirs = known.map_or_else(|| disk::missing_dirs(folder), |record| record.created_dirs);
+    let created_dirs =
+        known.map_or_else(|| disk::missing_dirs(folder), |record| record.created_dirs);
     let mut record = Record {
         path: path.to_owned(),
         original,
@@ -131,11 +152,17 @@ fn install_one(disk: &impl Disk, journal: &Journal, path: &Path, entry: &Entry) 
 
 fn uninstall_on(disk: &impl Disk, plan: &HostsPlan) -> Result<Vec<(PathBuf, Outcome)>, HostsError> {
     let journal = Journal::new(plan.journal_dir.clone());
-    let records = journal.all().map_err(|source| HostsError::Io { path: plan.journal_dir.clone(), source })?;
+    let records = journal.all().map_err(|source| HostsError::Io {
+        path: plan.journal_dir.clone(),
+        source,
+    })?;
     let mut outcomes = Vec::new();
     for record in records {
         let outcome = uninstall_one(disk, &record)?;
-        let io = |source| HostsError::Io { path: record.path.clone(), source };
+        let io = |source| HostsError::Io {
+            path: record.path.clone(),
+            source,
+        };
         disk::remove_empty_dirs(disk, &record.created_dirs).map_err(io)?;
         journal.forget(disk, &record.path).map_err(io)?;
         outcomes.push((record.path, outcome));
@@ -148,7 +175,10 @@ fn uninstall_on(disk: &impl Disk, plan: &HostsPlan) -> Result<Vec<(PathBuf, Outc
 }
 
 fn uninstall_one(disk: &impl Disk, record: &Record) -> Result<Outcome, HostsError> {
-    let io = |source| HostsError::Io { path: record.path.clone(), source };
+    let io = |source| HostsError::Io {
+        path: record.path.clone(),
+        source,
+    };
     let current = read_text(&record.path)?;
     let text = current.as_ref().map(|(text, _)| text.as_str());
     if text == record.original.as_deref() {
@@ -163,7 +193,9 @@ fn uninstall_one(disk: &impl Disk, record: &Record) -> Result<Outcome, HostsErro
         return take_out(disk, &record.path, Some(&record.agent_url));
     }
     match &record.original {
-        Some(original) => disk::replace(disk, &record.path, original.as_bytes(), record.attributes).map_err(io)?,
+        Some(original) => {
+            disk::replace(disk, &record.path, original.as_bytes(), record.attributes).map_err(io)?
+        }
         None => disk::remove(disk, &record.path).map_err(io)?,
     }
     Ok(Outcome::Restored)
@@ -171,11 +203,17 @@ fn uninstall_one(disk: &impl Disk, record: &Record) -> Result<Outcome, HostsErro
 
 /// Takes our host out of a file that others changed too.
 fn take_out(disk: &impl Disk, path: &Path, agent_url: Option<&str>) -> Result<Outcome, HostsError> {
-    let io = |source| HostsError::Io { path: path.to_owned(), source };
+    let io = |source| HostsError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let Some((text, attributes)) = read_text(path)? else {
         return Ok(Outcome::Unchanged);
     };
-    let left = edit::remove(&text, agent_url).map_err(|source| HostsError::Edit { path: path.to_owned(), source })?;
+    let left = edit::remove(&text, agent_url).map_err(|source| HostsError::Edit {
+        path: path.to_owned(),
+        source,
+    })?;
     match left {
         Some(left) if left == text => return Ok(Outcome::Unchanged),
         Some(left) => disk::replace(disk, path, left.as_bytes(), Some(attributes)).map_err(io)?,
@@ -189,11 +227,17 @@ fn is_ours(record: &Record, text: Option<&str>) -> bool {
 }
 
 fn read_text(path: &Path) -> Result<Option<(String, Attributes)>, HostsError> {
-    let io = |source| HostsError::Io { path: path.to_owned(), source };
+    let io = |source| HostsError::Io {
+        path: path.to_owned(),
+        source,
+    };
     match disk::read(path).map_err(io)? {
         Some((bytes, attributes)) => match String::from_utf8(bytes) {
             Ok(text) => Ok(Some((text, attributes))),
-            Err(_) => Err(HostsError::Edit { path: path.to_owned(), source: EditError::NotText }),
+            Err(_) => Err(HostsError::Edit {
+                path: path.to_owned(),
+                source: EditError::NotText,
+            }),
         },
         None => Ok(None),
     }
@@ -201,7 +245,9 @@ fn read_text(path: &Path) -> Result<Option<(String, Attributes)>, HostsError> {
 
 /// Files below containerd's folder that carry our marks.
 fn marked_files(hosts_dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(hosts_dir) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(hosts_dir) else {
+        return Vec::new();
+    };
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path().join("hosts.toml")))
         .filter(|path| std::fs::read_to_string(path).is_ok_and(|text| edit::is_marked(&text)))
@@ -222,14 +268,23 @@ impl HostsPlan {
             Scope::Default => {
                 vec![(
                     self.hosts_dir.join("_default/hosts.toml"),
-                    Entry { agent_url: self.agent_url(), server: None },
+                    Entry {
+                        agent_url: self.agent_url(),
+                        server: None,
+                    },
                 )]
             }
             Scope::Each(registries) => registries
                 .iter()
                 .map(|registry| {
-                    let entry = Entry { agent_url: self.agent_url(), server: Some(registry.server_url()) };
-                    (registry_dir(&self.hosts_dir, registry.name.as_str()).join("hosts.toml"), entry)
+                    let entry = Entry {
+                        agent_url: self.agent_url(),
+                        server: Some(registry.server_url()),
+                    };
+                    (
+                        registry_dir(&self.hosts_dir, registry.name.as_str()).join("hosts.toml"),
+                        entry,
+                    )
                 })
                 .collect(),
         }
@@ -239,7 +294,11 @@ impl HostsPlan {
 /// The folder that containerd reads for a registry: `host_port_` wins over `host:port`, if it exists.
 fn registry_dir(hosts_dir: &Path, registry: &str) -> PathBuf {
     let escaped = hosts_dir.join(format!("{}_", registry.replace(':', "_")));
-    if registry.contains(':') && escaped.is_dir() { escaped } else { hosts_dir.join(registry) }
+    if registry.contains(':') && escaped.is_dir() {
+        escaped
+    } else {
+        hosts_dir.join(registry)
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +318,9 @@ mod tests {
 
     impl Node {
         fn new() -> Self {
-            Self { dir: tempfile::tempdir().unwrap() }
+            Self {
+                dir: tempfile::tempdir().unwrap(),
+            }
         }
 
         fn plan(&self, port: u16) -> HostsPlan {
@@ -279,7 +340,14 @@ mod tests {
         }
 
         fn read(&self, registry: &str) -> Option<String> {
-            fs::read_to_string(self.dir.path().join("etc/certs.d").join(registry).join("hosts.toml")).ok()
+            fs::read_to_string(
+                self.dir
+                    .path()
+                    .join("etc/certs.d")
+                    .join(registry)
+                    .join("hosts.toml"),
+            )
+            .ok()
         }
 
         /// Every file and folder below containerd's, with contents.
@@ -287,7 +355,9 @@ mod tests {
             let mut tree = BTreeMap::new();
             let mut todo = vec![self.dir.path().join("etc")];
             while let Some(dir) = todo.pop() {
-                let Ok(entries) = fs::read_dir(&dir) else { continue };
+                let Ok(entries) = fs::read_dir(&dir) else {
+                    continue;
+                };
                 tree.insert(dir, None);
                 for entry in entries {
                     let path = entry.unwrap().path();
@@ -307,9 +377,20 @@ mod tests {
     fn each_registry_gets_its_file_with_its_own_server() {
         let node = Node::new();
         install(&node.plan(5050)).unwrap();
-        assert!(node.read("docker.io").unwrap().contains("server = \"https://registry-1.docker.io\""));
-        assert!(node.read("127.0.0.1:5000").unwrap().contains("server = \"http://127.0.0.1:5000\""));
-        let plan = HostsPlan { scope: Scope::Default, ..node.plan(5050) };
+        assert!(
+            node.read("docker.io")
+                .unwrap()
+                .contains("server = \"https://registry-1.docker.io\"")
+        );
+        assert!(
+            node.read("127.0.0.1:5000")
+                .unwrap()
+                .contains("server = \"http://127.0.0.1:5000\"")
+        );
+        let plan = HostsPlan {
+            scope: Scope::Default,
+            ..node.plan(5050)
+        };
         install(&plan).unwrap();
         assert!(!node.read("_default").unwrap().contains("server"));
     }
@@ -319,21 +400,35 @@ mod tests {
         let node = Node::new();
         node.write("127.0.0.1_5000_", "# by hand\n");
         install(&node.plan(5050)).unwrap();
-        assert!(node.read("127.0.0.1_5000_").unwrap().contains("shoal-agent"));
+        assert!(
+            node.read("127.0.0.1_5000_")
+                .unwrap()
+                .contains("shoal-agent")
+        );
         assert_eq!(node.read("127.0.0.1:5000"), None);
     }
 
     #[test]
     fn a_second_install_changes_nothing_and_a_new_port_replaces_the_old_one() {
         let node = Node::new();
-        node.write("docker.io", "server = \"https://a.test\"\n[host.\"https://b.test\"]\n");
+        node.write(
+            "docker.io",
+            "server = \"https://a.test\"\n[host.\"https://b.test\"]\n",
+        );
         let before = node.tree();
         install(&node.plan(5050)).unwrap();
         let outcomes = install(&node.plan(5050)).unwrap();
-        assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Unchanged));
+        assert!(
+            outcomes
+                .iter()
+                .all(|(_, outcome)| *outcome == Outcome::Unchanged)
+        );
         install(&node.plan(6060)).unwrap();
         let text = node.read("docker.io").unwrap();
-        assert_eq!(edit::hosts(&text).unwrap(), ["http://127.0.0.1:6060", "https://b.test"]);
+        assert_eq!(
+            edit::hosts(&text).unwrap(),
+            ["http://127.0.0.1:6060", "https://b.test"]
+        );
         uninstall(&node.plan(6060)).unwrap();
         assert_eq!(node.tree(), before);
     }
@@ -345,9 +440,15 @@ mod tests {
         let path = node.dir.path().join("etc/certs.d/docker.io/hosts.toml");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         install(&node.plan(5050)).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         uninstall(&node.plan(5050)).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 
     #[test]
@@ -357,7 +458,12 @@ mod tests {
         let edited = node.read("docker.io").unwrap() + "[host.\"https://new.test\"]\n";
         node.write("docker.io", &edited);
         let again = install(&node.plan(5050)).unwrap();
-        assert!(again.iter().any(|(path, outcome)| path.ends_with("docker.io/hosts.toml") && *outcome == Outcome::Written));
+        assert!(
+            again
+                .iter()
+                .any(|(path, outcome)| path.ends_with("docker.io/hosts.toml")
+                    && *outcome == Outcome::Written)
+        );
         uninstall(&node.plan(5050)).unwrap();
         let left = node.read("docker.io").unwrap();
         assert_eq!(edit::hosts(&left).unwrap(), ["https://new.test"]);
@@ -381,7 +487,10 @@ mod tests {
         let node = Node::new();
         node.write("docker.io", "server = [broken");
         let error = install(&node.plan(5050)).unwrap_err().to_string();
-        assert!(error.contains("docker.io/hosts.toml") && error.contains("not valid TOML"), "{error}");
+        assert!(
+            error.contains("docker.io/hosts.toml") && error.contains("not valid TOML"),
+            "{error}"
+        );
         assert_eq!(node.read("docker.io").unwrap(), "server = [broken");
     }
 

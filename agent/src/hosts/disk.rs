@@ -4,7 +4,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -37,7 +39,11 @@ impl Disk for RealDisk {
     fn write(&self, path: &Path, bytes: &[u8], attributes: Option<Attributes>) -> io::Result<()> {
         // A leftover of an interrupted run may have other owners or modes: begin anew.
         absent_is_fine(fs::remove_file(path))?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(path)?;
         if let Some(attributes) = attributes {
             let now = file.metadata()?;
             if (now.uid(), now.gid()) != (attributes.uid, attributes.gid) {
@@ -75,7 +81,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<(Vec<u8>, Attributes)>> {
     match fs::read(path) {
         Ok(bytes) => {
             let meta = fs::metadata(path)?;
-            let attributes = Attributes { mode: meta.mode() & 0o7777, uid: meta.uid(), gid: meta.gid() };
+            let attributes = Attributes {
+                mode: meta.mode() & 0o7777,
+                uid: meta.uid(),
+                gid: meta.gid(),
+            };
             Ok(Some((bytes, attributes)))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -108,8 +118,11 @@ pub(crate) fn remove(disk: &impl Disk, path: &Path) -> io::Result<()> {
 
 /// The folders on the way to `path` that are missing, outermost first.
 pub(crate) fn missing_dirs(path: &Path) -> Vec<std::path::PathBuf> {
-    let mut missing: Vec<_> =
-        path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).map(Path::to_owned).collect();
+    let mut missing: Vec<_> = path
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .map(Path::to_owned)
+        .collect();
     missing.reverse();
     missing
 }
@@ -143,7 +156,8 @@ pub(crate) fn temporary_of(path: &Path) -> std::path::PathBuf {
 }
 
 fn parent_of(path: &Path) -> io::Result<&Path> {
-    path.parent().ok_or_else(|| io::Error::other("a path without a folder above it"))
+    path.parent()
+        .ok_or_else(|| io::Error::other("a path without a folder above it"))
 }
 
 fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
@@ -168,7 +182,9 @@ pub(crate) mod faults {
 
     impl FailingDisk {
         pub(crate) fn after(steps: usize) -> Self {
-            Self { left: Cell::new(steps) }
+            Self {
+                left: Cell::new(steps),
+            }
         }
 
         fn step(&self) -> io::Result<()> {
@@ -183,7 +199,12 @@ pub(crate) mod faults {
     }
 
     impl Disk for FailingDisk {
-        fn write(&self, path: &Path, bytes: &[u8], attributes: Option<Attributes>) -> io::Result<()> {
+        fn write(
+            &self,
+            path: &Path,
+            bytes: &[u8],
+            attributes: Option<Attributes>,
+        ) -> io::Result<()> {
             if let Err(error) = self.step() {
                 let _ = fs::write(path, &bytes[..bytes.len() / 2]);
                 return Err(error);

@@ -64,7 +64,10 @@ impl Journal {
         let mut records = Vec::new();
         for entry in entries {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
                 records.push(decode(&fs::read(&path)?)?);
             }
         }

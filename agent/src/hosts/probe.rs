@@ -21,19 +21,27 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 pub enum ProbeError {
     #[error("{0}; --wait gives it time, --force writes the files anyway")]
     Silent(#[from] AskError),
-    #[error("{0} is answered by another program, not by a Shoal agent; free the port or set `registry.listen`")]
+    #[error(
+        "{0} is answered by another program, not by a Shoal agent; free the port or set `registry.listen`"
+    )]
     Stranger(SocketAddr),
 }
 
 /// Asks `/v2/` once; the name the agent answers by.
 pub(crate) async fn identify(address: SocketAddr) -> Result<String, ProbeError> {
     let client = Client::new(address, ANSWER_WITHIN);
-    let answer = client.ask(Method::GET, "/v2/", HeaderMap::new(), BODY_BYTES_MAX).await;
+    let answer = client
+        .ask(Method::GET, "/v2/", HeaderMap::new(), BODY_BYTES_MAX)
+        .await;
     let answer = match answer {
         Err(AskError::Broken { .. }) => return Err(ProbeError::Stranger(address)),
         answer => answer?,
     };
-    match answer.headers.get(AGENT_HEADER).and_then(|value| value.to_str().ok()) {
+    match answer
+        .headers
+        .get(AGENT_HEADER)
+        .and_then(|value| value.to_str().ok())
+    {
         Some(name) if answer.status.is_success() => Ok(name.to_owned()),
         _ => Err(ProbeError::Stranger(address)),
     }

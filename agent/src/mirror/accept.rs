@@ -31,7 +31,10 @@ impl Accept {
 
     /// The lines as an origin is told them, one media range each.
     pub fn ranges(&self) -> Vec<String> {
-        self.members().map(str::to_owned).take(ACCEPT_RANGES_MAX).collect()
+        self.members()
+            .map(str::to_owned)
+            .take(ACCEPT_RANGES_MAX)
+            .collect()
     }
 
     /// Whether the client takes a manifest of this type.
@@ -42,8 +45,15 @@ impl Accept {
             let mut parts = member.split(';').map(str::trim);
             let range = parts.next().unwrap_or_default();
             let refused = parts.any(|parameter| {
-                let weight = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="));
-                weight.is_some_and(|weight| weight.trim().parse::<f32>().is_ok_and(|weight| weight <= 0.0))
+                let weight = parameter
+                    .strip_prefix("q=")
+                    .or_else(|| parameter.strip_prefix("Q="));
+                weight.is_some_and(|weight| {
+                    weight
+                        .trim()
+                        .parse::<f32>()
+                        .is_ok_and(|weight| weight <= 0.0)
+                })
             });
             if !refused && range_covers(range, media_type) {
                 return true;
@@ -53,7 +63,11 @@ impl Accept {
     }
 
     fn members(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|member| !member.is_empty())
+        self.lines
+            .iter()
+            .flat_map(|line| line.split(','))
+            .map(str::trim)
+            .filter(|member| !member.is_empty())
     }
 }
 
@@ -61,7 +75,8 @@ fn range_covers(range: &str, media_type: &str) -> bool {
     if range == "*/*" || range.eq_ignore_ascii_case(media_type) {
         return true;
     }
-    let (Some(wanted), Some((kind, _))) = (range.strip_suffix("/*"), media_type.split_once('/')) else {
+    let (Some(wanted), Some((kind, _))) = (range.strip_suffix("/*"), media_type.split_once('/'))
+    else {
         return false;
     };
     wanted.eq_ignore_ascii_case(kind)
@@ -112,7 +127,10 @@ mod tests {
 
     #[test]
     fn an_origin_is_told_every_range_once_and_within_the_cap() {
-        assert_eq!(accept(&[&format!("{INDEX}, {MANIFEST}"), "*/*"]).ranges(), [INDEX, MANIFEST, "*/*"]);
+        assert_eq!(
+            accept(&[&format!("{INDEX}, {MANIFEST}"), "*/*"]).ranges(),
+            [INDEX, MANIFEST, "*/*"]
+        );
         let flood = vec!["a/b"; ACCEPT_RANGES_MAX * 2];
         assert!(accept(&flood).ranges().len() <= ACCEPT_RANGES_MAX);
     }

@@ -52,9 +52,15 @@ impl RegistryName {
 
     /// Whether the host is this machine, where clients speak plain HTTP without being told to.
     pub fn is_loopback(&self) -> bool {
-        let host = self.0.strip_prefix('[').and_then(|rest| rest.split(']').next());
+        let host = self
+            .0
+            .strip_prefix('[')
+            .and_then(|rest| rest.split(']').next());
         let host = host.unwrap_or_else(|| self.0.split(':').next().unwrap_or_default());
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -63,7 +69,11 @@ impl FromStr for RepositoryName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         within(text, REPOSITORY_NAME_BYTES_MAX)?;
-        if text.split('/').all(is_path_component) { Ok(Self(text.into())) } else { Err(NameError::Malformed) }
+        if text.split('/').all(is_path_component) {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError::Malformed)
+        }
     }
 }
 
@@ -75,8 +85,15 @@ impl FromStr for Tag {
         let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         let first = text.as_bytes()[0]; // not empty: checked above
         let rest = &text.as_bytes()[1..];
-        let good = word(first) && rest.iter().all(|byte| word(*byte) || matches!(byte, b'.' | b'-'));
-        if good { Ok(Self(text.into())) } else { Err(NameError::Malformed) }
+        let good = word(first)
+            && rest
+                .iter()
+                .all(|byte| word(*byte) || matches!(byte, b'.' | b'-'));
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError::Malformed)
+        }
     }
 }
 
@@ -86,10 +103,18 @@ impl FromStr for RegistryName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         within(text, REGISTRY_NAME_BYTES_MAX)?;
         let lower = text.to_ascii_lowercase();
-        let (host, port) = match lower.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let (host, port) = match lower
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+        {
             Some((ip, rest)) => {
-                ip.parse::<std::net::Ipv6Addr>().map_err(|_| NameError::Malformed)?;
-                (None, rest.strip_prefix(':').or_else(|| (!rest.is_empty()).then_some("")))
+                ip.parse::<std::net::Ipv6Addr>()
+                    .map_err(|_| NameError::Malformed)?;
+                (
+                    None,
+                    rest.strip_prefix(':')
+                        .or_else(|| (!rest.is_empty()).then_some("")),
+                )
             }
             None => match lower.split_once(':') {
                 Some((host, port)) => (Some(host), Some(port)),
@@ -99,7 +124,9 @@ impl FromStr for RegistryName {
         if host.is_some_and(|host| !is_host(host)) {
             return Err(NameError::Malformed);
         }
-        if port.is_some_and(|port| !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()) {
+        if port.is_some_and(|port| {
+            !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err()
+        }) {
             return Err(NameError::Malformed);
         }
         Ok(Self(lower.into()))
@@ -158,7 +185,9 @@ fn is_host(text: &str) -> bool {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     text.split('.').all(label)
 }
@@ -171,14 +200,31 @@ mod tests {
 
     #[test]
     fn repository_names_follow_the_grammar() {
-        for good in ["a", "library/busybox", "a.b/c_d/e__f/g-h/i---j", "0/1/2", "a1/b2.c3"] {
+        for good in [
+            "a",
+            "library/busybox",
+            "a.b/c_d/e__f/g-h/i---j",
+            "0/1/2",
+            "a1/b2.c3",
+        ] {
             assert!(good.parse::<RepositoryName>().is_ok(), "{good}");
         }
-        for bad in ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "a.-b", ".a", "a.", "-a", "a b", "a/../b", "é"] {
+        for bad in [
+            "", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "a.-b", ".a", "a.", "-a", "a b",
+            "a/../b", "é",
+        ] {
             assert!(bad.parse::<RepositoryName>().is_err(), "{bad}");
         }
-        assert!("a".repeat(REPOSITORY_NAME_BYTES_MAX).parse::<RepositoryName>().is_ok());
-        assert!("a".repeat(REPOSITORY_NAME_BYTES_MAX + 1).parse::<RepositoryName>().is_err());
+        assert!(
+            "a".repeat(REPOSITORY_NAME_BYTES_MAX)
+                .parse::<RepositoryName>()
+                .is_ok()
+        );
+        assert!(
+            "a".repeat(REPOSITORY_NAME_BYTES_MAX + 1)
+                .parse::<RepositoryName>()
+                .is_err()
+        );
     }
 
     #[test]
@@ -195,22 +241,44 @@ mod tests {
 
     #[test]
     fn registry_names_are_hosts_with_an_optional_port() {
-        for good in ["docker.io", "localhost", "localhost:5000", "127.0.0.1:5000", "[::1]:5000", "[::1]", "GHCR.io"] {
+        for good in [
+            "docker.io",
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "[::1]:5000",
+            "[::1]",
+            "GHCR.io",
+        ] {
             assert!(good.parse::<RegistryName>().is_ok(), "{good}");
         }
-        for bad in ["", "a/b", "http://a", "a:", "a:b", "a:99999", "a@b", "-a", "a..b", "[::1", "[zz]:1", "[::1]5", "a:+1"] {
+        for bad in [
+            "", "a/b", "http://a", "a:", "a:b", "a:99999", "a@b", "-a", "a..b", "[::1", "[zz]:1",
+            "[::1]5", "a:+1",
+        ] {
             assert!(bad.parse::<RegistryName>().is_err(), "{bad}");
         }
-        assert_eq!("GHCR.io".parse::<RegistryName>().unwrap().as_str(), "ghcr.io");
+        assert_eq!(
+            "GHCR.io".parse::<RegistryName>().unwrap().as_str(),
+            "ghcr.io"
+        );
     }
 
     #[test]
     fn loopback_hosts_are_known() {
-        for (name, loopback) in
-            [("localhost", true), ("localhost:5000", true), ("127.0.0.1:5000", true), ("[::1]:80", true),
-             ("docker.io", false), ("10.0.0.1:5000", false)]
-        {
-            assert_eq!(name.parse::<RegistryName>().unwrap().is_loopback(), loopback, "{name}");
+        for (name, loopback) in [
+            ("localhost", true),
+            ("localhost:5000", true),
+            ("127.0.0.1:5000", true),
+            ("[::1]:80", true),
+            ("docker.io", false),
+            ("10.0.0.1:5000", false),
+        ] {
+            assert_eq!(
+                name.parse::<RegistryName>().unwrap().is_loopback(),
+                loopback,
+                "{name}"
+            );
         }
     }
 

@@ -38,18 +38,43 @@ pub fn select(header: Option<&str>, length: u64) -> Selection {
         return Selection::Whole;
     };
     if length == 0 {
-        let from_start = |spec: &Spec| matches!(spec, Spec::From(0) | Spec::FromTo(0, _) | Spec::Suffix(_));
-        return if specs.iter().any(from_start) { Selection::Whole } else { Selection::Unsatisfiable };
+        let from_start =
+            |spec: &Spec| matches!(spec, Spec::From(0) | Spec::FromTo(0, _) | Spec::Suffix(_));
+        return if specs.iter().any(from_start) {
+            Selection::Whole
+        } else {
+            Selection::Unsatisfiable
+        };
     }
-    let ranges: Vec<ByteRange> = specs.iter().filter_map(|spec| resolve(*spec, length)).collect();
+    let ranges: Vec<ByteRange> = specs
+        .iter()
+        .filter_map(|spec| resolve(*spec, length))
+        .collect();
     match ranges.as_slice() {
         [] => Selection::Unsatisfiable,
         [one] => Selection::One(*one),
         many => {
-            let asked = many.iter().fold(0u64, |sum, range| sum.saturating_add(range.end - range.start));
-            if asked > length { Selection::Whole } else { Selection::Many(ranges) }
+            let asked = many.iter().fold(0u64, |sum, range| {
+                sum.saturating_add(range.end - range.start)
+            });
+            if asked > length {
+                Selection::Whole
+            } else {
+                Selection::Many(ranges)
+            }
         }
     }
+}
+
+/// What a header asks for where that does not depend on the length: one range with a known start. Its end may lie
+/// behind the blob's.
+pub fn hint(header: &str) -> Option<ByteRange> {
+    let (start, end) = match parse_set(header)?.as_slice() {
+        [Spec::From(first)] => (*first, u64::MAX),
+        [Spec::FromTo(first, last)] => (*first, last.saturating_add(1)),
+        _ => return None,
+    };
+    (start < end).then_some(ByteRange { start, end })
 }
 
 /// The value of `Content-Range` for one range of a blob.
@@ -134,14 +159,22 @@ mod tests {
             ("bytes=2000-", 2000, Selection::Unsatisfiable),
             ("bytes=2000-5000", 1999, Selection::Unsatisfiable),
             ("bytes=-0", 2000, Selection::Unsatisfiable),
-            ("bytes=99999999999999999999999999-", 10, Selection::Unsatisfiable),
+            (
+                "bytes=99999999999999999999999999-",
+                10,
+                Selection::Unsatisfiable,
+            ),
             ("bytes=0-", 0, Selection::Whole),
             ("bytes=-5", 0, Selection::Whole),
             ("bytes=5-", 0, Selection::Unsatisfiable),
-            ("bytes=0-9,20-29", 100, Selection::Many(vec![
-                ByteRange { start: 0, end: 10 },
-                ByteRange { start: 20, end: 30 },
-            ])),
+            (
+                "bytes=0-9,20-29",
+                100,
+                Selection::Many(vec![
+                    ByteRange { start: 0, end: 10 },
+                    ByteRange { start: 20, end: 30 },
+                ]),
+            ),
             ("bytes=0-9,,200-", 100, one(0, 10)),
             ("bytes=0-,0-", 100, Selection::Whole),
             ("bytes=", 100, Selection::Whole),
@@ -151,19 +184,51 @@ mod tests {
             ("bytes", 100, Selection::Whole),
         ];
         for (header, length, expected) in cases {
-            assert_eq!(&select(Some(header), *length), expected, "{header} of {length}");
+            assert_eq!(
+                &select(Some(header), *length),
+                expected,
+                "{header} of {length}"
+            );
         }
         assert_eq!(select(None, 10), Selection::Whole);
     }
 
     #[test]
+    fn a_hint_is_the_range_that_needs_no_length() {
+        for (header, expected) in [
+            (
+                "bytes=5-",
+                Some(ByteRange {
+                    start: 5,
+                    end: u64::MAX,
+                }),
+            ),
+            ("bytes=5-9", Some(ByteRange { start: 5, end: 10 })),
+            ("bytes=9-5", None),
+            ("bytes=-5", None),
+            ("bytes=0-1,3-4", None),
+            ("lines=1-2", None),
+        ] {
+            assert_eq!(hint(header), expected, "{header}");
+        }
+    }
+
+    #[test]
     fn more_ranges_than_allowed_get_the_whole_blob() {
         let set = |count: usize| {
-            let members: Vec<String> = (0..count).map(|at| format!("{}-{}", at * 2, at * 2)).collect();
+            let members: Vec<String> = (0..count)
+                .map(|at| format!("{}-{}", at * 2, at * 2))
+                .collect();
             format!("bytes={}", members.join(","))
         };
-        assert!(matches!(select(Some(&set(HTTP_RANGES_MAX)), 1000), Selection::Many(_)));
-        assert_eq!(select(Some(&set(HTTP_RANGES_MAX + 1)), 1000), Selection::Whole);
+        assert!(matches!(
+            select(Some(&set(HTTP_RANGES_MAX)), 1000),
+            Selection::Many(_)
+        ));
+        assert_eq!(
+            select(Some(&set(HTTP_RANGES_MAX + 1)), 1000),
+            Selection::Whole
+        );
     }
 
     proptest! {
@@ -203,7 +268,13 @@ mod tests {
         for range in &ranges {
             prop_assert!(range.start < range.end && range.end <= length);
         }
-        prop_assert!(ranges.iter().map(|range| range.end - range.start).sum::<u64>() <= length);
+        prop_assert!(
+            ranges
+                .iter()
+                .map(|range| range.end - range.start)
+                .sum::<u64>()
+                <= length
+        );
         Ok(())
     }
 }

@@ -22,12 +22,17 @@ pub struct AllowedRegistry {
 /// Why the lists in the configuration cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RegistriesError {
-    #[error("`{entry}` is not a registry host: {reason}; write it as in image references, such as docker.io or http://127.0.0.1:5000")]
+    #[error(
+        "`{entry}` is not a registry host: {reason}; write it as in image references, such as docker.io or http://127.0.0.1:5000"
+    )]
     Entry { entry: String, reason: NameError },
     #[error("`{0}` is listed twice")]
     Twice(RegistryName),
     #[error("alias `{alias}` points at `{target}`, which is not in `registries`")]
-    AliasWithoutTarget { alias: RegistryName, target: RegistryName },
+    AliasWithoutTarget {
+        alias: RegistryName,
+        target: RegistryName,
+    },
     #[error("`{0}` is both a registry and an alias")]
     AliasShadows(RegistryName),
 }
@@ -54,7 +59,10 @@ impl Registries {
             }
             listed.push(registry);
         }
-        let mut known = Self { listed, aliases: BTreeMap::new() };
+        let mut known = Self {
+            listed,
+            aliases: BTreeMap::new(),
+        };
         let hub = parse_name(DOCKER_HUB)?;
         if seen.contains(&hub) {
             for alias in DOCKER_HUB_ALIASES {
@@ -78,7 +86,10 @@ impl Registries {
     pub fn resolve(&self, asked: &str) -> Option<RegistryName> {
         let asked: RegistryName = asked.parse().ok()?;
         let name = self.aliases.get(&asked).unwrap_or(&asked);
-        self.listed.iter().find(|registry| registry.name == *name).map(|registry| registry.name.clone())
+        self.listed
+            .iter()
+            .find(|registry| registry.name == *name)
+            .map(|registry| registry.name.clone())
     }
 
     /// All registries, in the order of the configuration.
@@ -89,7 +100,10 @@ impl Registries {
 
 impl AllowedRegistry {
     fn parse(entry: &str) -> Result<Self, RegistriesError> {
-        let (host, plain) = match (entry.strip_prefix("http://"), entry.strip_prefix("https://")) {
+        let (host, plain) = match (
+            entry.strip_prefix("http://"),
+            entry.strip_prefix("https://"),
+        ) {
             (Some(host), _) => (host, Some(true)),
             (_, Some(host)) => (host, Some(false)),
             _ => (entry, None),
@@ -98,7 +112,10 @@ impl AllowedRegistry {
             .strip_suffix('/')
             .unwrap_or(host)
             .parse::<RegistryName>()
-            .map_err(|reason| RegistriesError::Entry { entry: entry.to_owned(), reason })?;
+            .map_err(|reason| RegistriesError::Entry {
+                entry: entry.to_owned(),
+                reason,
+            })?;
         let plain_http = plain.unwrap_or_else(|| name.is_loopback());
         Ok(Self { name, plain_http })
     }
@@ -106,13 +123,20 @@ impl AllowedRegistry {
     /// Where clients find this registry when they do not ask us.
     pub fn server_url(&self) -> String {
         let scheme = if self.plain_http { "http" } else { "https" };
-        let host = if self.name.as_str() == DOCKER_HUB { DOCKER_HUB_API } else { self.name.as_str() };
+        let host = if self.name.as_str() == DOCKER_HUB {
+            DOCKER_HUB_API
+        } else {
+            self.name.as_str()
+        };
         format!("{scheme}://{host}")
     }
 }
 
 /// The repository as the upstream knows it: docker.io keeps one-word names below `library/`.
-pub fn normal_repository(registry: &RegistryName, repository: &str) -> Result<RepositoryName, NameError> {
+pub fn normal_repository(
+    registry: &RegistryName,
+    repository: &str,
+) -> Result<RepositoryName, NameError> {
     if registry.as_str() == DOCKER_HUB && !repository.contains('/') {
         repository.parse::<RepositoryName>()?;
         return format!("library/{repository}").parse();
@@ -121,7 +145,10 @@ pub fn normal_repository(registry: &RegistryName, repository: &str) -> Result<Re
 }
 
 fn parse_name(text: &str) -> Result<RegistryName, RegistriesError> {
-    text.parse().map_err(|reason| RegistriesError::Entry { entry: text.to_owned(), reason })
+    text.parse().map_err(|reason| RegistriesError::Entry {
+        entry: text.to_owned(),
+        reason,
+    })
 }
 
 #[cfg(test)]
@@ -130,7 +157,12 @@ mod tests {
 
     fn registries() -> Registries {
         Registries::try_new(
-            ["docker.io", "ghcr.io", "http://registry.lan:5000", "127.0.0.1:5000"],
+            [
+                "docker.io",
+                "ghcr.io",
+                "http://registry.lan:5000",
+                "127.0.0.1:5000",
+            ],
             [("mirror.lan", "ghcr.io")],
         )
         .unwrap()
@@ -153,7 +185,14 @@ mod tests {
             ("", None),
         ];
         for (asked, expected) in cases {
-            assert_eq!(registries().resolve(asked).as_ref().map(RegistryName::as_str), expected, "{asked}");
+            assert_eq!(
+                registries()
+                    .resolve(asked)
+                    .as_ref()
+                    .map(RegistryName::as_str),
+                expected,
+                "{asked}"
+            );
         }
     }
 
@@ -165,11 +204,22 @@ mod tests {
 
     #[test]
     fn fallback_servers_are_the_registries_own_addresses() {
-        let urls: Vec<String> = registries().iter().map(AllowedRegistry::server_url).collect();
-        let expected =
-            ["https://registry-1.docker.io", "https://ghcr.io", "http://registry.lan:5000", "http://127.0.0.1:5000"];
+        let urls: Vec<String> = registries()
+            .iter()
+            .map(AllowedRegistry::server_url)
+            .collect();
+        let expected = [
+            "https://registry-1.docker.io",
+            "https://ghcr.io",
+            "http://registry.lan:5000",
+            "http://127.0.0.1:5000",
+        ];
         assert_eq!(urls, expected);
-        assert!(!AllowedRegistry::parse("https://127.0.0.1:5000").unwrap().plain_http);
+        assert!(
+            !AllowedRegistry::parse("https://127.0.0.1:5000")
+                .unwrap()
+                .plain_http
+        );
     }
 
     #[test]
@@ -177,18 +227,45 @@ mod tests {
         let check = |entries: &[&'static str], aliases: &[(&'static str, &'static str)]| {
             Registries::try_new(entries.iter().copied(), aliases.iter().copied()).unwrap_err()
         };
-        assert!(matches!(check(&["a/b"], &[]), RegistriesError::Entry { .. }));
-        assert!(matches!(check(&["a.io", "http://a.io"], &[]), RegistriesError::Twice(_)));
-        assert!(matches!(check(&["a.io"], &[("b.io", "c.io")]), RegistriesError::AliasWithoutTarget { .. }));
-        assert!(matches!(check(&["a.io", "b.io"], &[("b.io", "a.io")]), RegistriesError::AliasShadows(_)));
+        assert!(matches!(
+            check(&["a/b"], &[]),
+            RegistriesError::Entry { .. }
+        ));
+        assert!(matches!(
+            check(&["a.io", "http://a.io"], &[]),
+            RegistriesError::Twice(_)
+        ));
+        assert!(matches!(
+            check(&["a.io"], &[("b.io", "c.io")]),
+            RegistriesError::AliasWithoutTarget { .. }
+        ));
+        assert!(matches!(
+            check(&["a.io", "b.io"], &[("b.io", "a.io")]),
+            RegistriesError::AliasShadows(_)
+        ));
     }
 
     #[test]
     fn one_word_names_on_docker_hub_live_below_library() {
         let name = |text: &str| text.parse::<RegistryName>().unwrap();
-        assert_eq!(normal_repository(&name("docker.io"), "busybox").unwrap().as_str(), "library/busybox");
-        assert_eq!(normal_repository(&name("docker.io"), "a/b").unwrap().as_str(), "a/b");
-        assert_eq!(normal_repository(&name("ghcr.io"), "busybox").unwrap().as_str(), "busybox");
+        assert_eq!(
+            normal_repository(&name("docker.io"), "busybox")
+                .unwrap()
+                .as_str(),
+            "library/busybox"
+        );
+        assert_eq!(
+            normal_repository(&name("docker.io"), "a/b")
+                .unwrap()
+                .as_str(),
+            "a/b"
+        );
+        assert_eq!(
+            normal_repository(&name("ghcr.io"), "busybox")
+                .unwrap()
+                .as_str(),
+            "busybox"
+        );
         assert!(normal_repository(&name("docker.io"), "").is_err());
     }
 }

@@ -46,12 +46,26 @@ pub enum Reference {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     Base,
-    Blob { target: Target, digest: Digest },
-    Manifest { target: Target, reference: Reference },
+    Blob {
+        target: Target,
+        digest: Digest,
+    },
+    Manifest {
+        target: Target,
+        reference: Reference,
+    },
     /// Bring this blob onto the node; ours, below `/shoal/`, not part of the registry protocol.
-    Preheat { target: Target, digest: Digest },
-    Referrers { target: Target, subject: Digest },
-    Tags { target: Target },
+    Preheat {
+        target: Target,
+        digest: Digest,
+    },
+    Referrers {
+        target: Target,
+        subject: Digest,
+    },
+    Tags {
+        target: Target,
+    },
 }
 
 /// Why a request leads nowhere.
@@ -63,7 +77,9 @@ pub enum RouteError {
     DigestUnsupported(String),
     #[error("`{name}` is not a repository name: {reason}")]
     Name { name: String, reason: NameError },
-    #[error("no upstream registry named: add ?ns=<registry>, or ask for /v2/<registry>/<repository>/…")]
+    #[error(
+        "no upstream registry named: add ?ns=<registry>, or ask for /v2/<registry>/<repository>/…"
+    )]
     NoRegistry,
     #[error("registry `{0}` is not served here: it is not in the agent's `registries`")]
     NotAllowed(String),
@@ -76,12 +92,15 @@ pub enum RouteError {
 impl Route {
     /// Reads a request against the allow-list.
     pub fn parse(asked: Asked<'_>, registries: &Registries) -> Result<Self, RouteError> {
-        let path = percent_decode_str(asked.path).decode_utf8().map_err(|_| RouteError::Unknown)?;
+        let path = percent_decode_str(asked.path)
+            .decode_utf8()
+            .map_err(|_| RouteError::Unknown)?;
         if let Some(rest) = path.strip_prefix("/shoal/preheat/") {
             return match Endpoint::split(rest)? {
-                (name, Endpoint::Blob(digest)) => {
-                    Ok(Self::Preheat { target: find_target(&name, asked, registries)?, digest })
-                }
+                (name, Endpoint::Blob(digest)) => Ok(Self::Preheat {
+                    target: find_target(&name, asked, registries)?,
+                    digest,
+                }),
                 _ => Err(RouteError::Unknown),
             };
         }
@@ -123,7 +142,12 @@ impl FromStr for Reference {
         if text.contains(':') {
             return parse_digest(text).map(Self::Digest);
         }
-        text.parse().map(Self::Tag).map_err(|reason| RouteError::Tag { tag: clip(text), reason })
+        text.parse()
+            .map(Self::Tag)
+            .map_err(|reason| RouteError::Tag {
+                tag: clip(text),
+                reason,
+            })
     }
 }
 
@@ -160,11 +184,19 @@ impl Endpoint {
     }
 }
 
-fn find_target(name: &str, asked: Asked<'_>, registries: &Registries) -> Result<Target, RouteError> {
+fn find_target(
+    name: &str,
+    asked: Asked<'_>,
+    registries: &Registries,
+) -> Result<Target, RouteError> {
     let query = asked.query.and_then(|query| {
-        form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "ns").map(|(_, value)| value)
+        form_urlencoded::parse(query.as_bytes())
+            .find(|(key, _)| key == "ns")
+            .map(|(_, value)| value)
     });
-    let named = query.or_else(|| asked.namespace.map(Cow::Borrowed)).filter(|named| !named.is_empty());
+    let named = query
+        .or_else(|| asked.namespace.map(Cow::Borrowed))
+        .filter(|named| !named.is_empty());
     let (registry, repository) = match (named, asked.bound) {
         (Some(named), _) => (resolve(&named, registries)?, name),
         (None, Some(bound)) => (bound.clone(), name),
@@ -177,13 +209,21 @@ fn find_target(name: &str, asked: Asked<'_>, registries: &Registries) -> Result<
             (resolve(first, registries)?, repository)
         }
     };
-    let repository = normal_repository(&registry, repository)
-        .map_err(|reason| RouteError::Name { name: clip(repository), reason })?;
-    Ok(Target { registry, repository })
+    let repository =
+        normal_repository(&registry, repository).map_err(|reason| RouteError::Name {
+            name: clip(repository),
+            reason,
+        })?;
+    Ok(Target {
+        registry,
+        repository,
+    })
 }
 
 fn resolve(named: &str, registries: &Registries) -> Result<RegistryName, RouteError> {
-    registries.resolve(named).ok_or_else(|| RouteError::NotAllowed(clip(named)))
+    registries
+        .resolve(named)
+        .ok_or_else(|| RouteError::NotAllowed(clip(named)))
 }
 
 fn parse_digest(text: &str) -> Result<Digest, RouteError> {
@@ -193,22 +233,36 @@ fn parse_digest(text: &str) -> Result<Digest, RouteError> {
     let unknown = text.split_once(':').is_some_and(|(algorithm, encoded)| {
         !matches!(algorithm, "sha256" | "sha512") && is_algorithm(algorithm) && is_encoded(encoded)
     });
-    Err(if unknown { RouteError::DigestUnsupported(clip(text)) } else { RouteError::DigestMalformed(clip(text)) })
+    Err(if unknown {
+        RouteError::DigestUnsupported(clip(text))
+    } else {
+        RouteError::DigestMalformed(clip(text))
+    })
 }
 
 fn is_algorithm(text: &str) -> bool {
-    text.split(['+', '.', '_', '-'])
-        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+    text.split(['+', '.', '_', '-']).all(|part| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    })
 }
 
 fn is_encoded(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b'_' | b'-'))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b'_' | b'-'))
 }
 
 /// What a client wrote, short enough for an error body and a log line.
 fn clip(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 80;
-    text.chars().filter(|char| !char.is_control()).take(SHOWN_CHARS_MAX).collect()
+    text.chars()
+        .filter(|char| !char.is_control())
+        .take(SHOWN_CHARS_MAX)
+        .collect()
 }
 
 #[cfg(test)]
@@ -220,17 +274,32 @@ mod tests {
     const SHA256: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
     fn registries() -> Registries {
-        Registries::try_new(["docker.io", "quay.io", "127.0.0.1:5000"], [("hub.lan", "docker.io")]).unwrap()
+        Registries::try_new(
+            ["docker.io", "quay.io", "127.0.0.1:5000"],
+            [("hub.lan", "docker.io")],
+        )
+        .unwrap()
     }
 
     fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError> {
-        Route::parse(Asked { path, query, namespace: None, bound: None }, &registries())
+        Route::parse(
+            Asked {
+                path,
+                query,
+                namespace: None,
+                bound: None,
+            },
+            &registries(),
+        )
     }
 
     fn check_target(route: Result<Route, RouteError>, registry: &str, repository: &str) {
         let route = route.unwrap();
         let target = route.target().unwrap();
-        assert_eq!((target.registry.as_str(), target.repository.as_str()), (registry, repository));
+        assert_eq!(
+            (target.registry.as_str(), target.repository.as_str()),
+            (registry, repository)
+        );
     }
 
     #[test]
@@ -241,35 +310,90 @@ mod tests {
 
     #[test]
     fn ns_names_the_upstream() {
-        check_target(parse("/v2/library/app/manifests/v1", Some("ns=docker.io")), "docker.io", "library/app");
-        check_target(parse("/v2/a/manifests/v1", Some("ns=127.0.0.1%3A5000")), "127.0.0.1:5000", "a");
-        check_target(parse(&format!("/v2/a/b/blobs/{SHA256}"), Some("x=1&ns=hub.lan")), "docker.io", "a/b");
-        let header = Asked { path: "/v2/a/tags/list", query: None, namespace: Some("quay.io"), bound: None };
+        check_target(
+            parse("/v2/library/app/manifests/v1", Some("ns=docker.io")),
+            "docker.io",
+            "library/app",
+        );
+        check_target(
+            parse("/v2/a/manifests/v1", Some("ns=127.0.0.1%3A5000")),
+            "127.0.0.1:5000",
+            "a",
+        );
+        check_target(
+            parse(&format!("/v2/a/b/blobs/{SHA256}"), Some("x=1&ns=hub.lan")),
+            "docker.io",
+            "a/b",
+        );
+        let header = Asked {
+            path: "/v2/a/tags/list",
+            query: None,
+            namespace: Some("quay.io"),
+            bound: None,
+        };
         check_target(Route::parse(header, &registries()), "quay.io", "a");
     }
 
     #[test]
     fn a_path_prefix_names_the_upstream() {
-        check_target(parse("/v2/docker.io/busybox/manifests/v1", None), "docker.io", "library/busybox");
-        check_target(parse("/v2/127.0.0.1:5000/a/b/manifests/v1", None), "127.0.0.1:5000", "a/b");
-        check_target(parse("/v2/hub.lan/library/app/tags/list", None), "docker.io", "library/app");
+        check_target(
+            parse("/v2/docker.io/busybox/manifests/v1", None),
+            "docker.io",
+            "library/busybox",
+        );
+        check_target(
+            parse("/v2/127.0.0.1:5000/a/b/manifests/v1", None),
+            "127.0.0.1:5000",
+            "a/b",
+        );
+        check_target(
+            parse("/v2/hub.lan/library/app/tags/list", None),
+            "docker.io",
+            "library/app",
+        );
     }
 
     #[test]
     fn a_bound_port_names_the_upstream_unless_ns_does() {
         let hub: RegistryName = "docker.io".parse().unwrap();
         let ask = |path, query| {
-            Route::parse(Asked { path, query, namespace: None, bound: Some(&hub) }, &registries())
+            Route::parse(
+                Asked {
+                    path,
+                    query,
+                    namespace: None,
+                    bound: Some(&hub),
+                },
+                &registries(),
+            )
         };
-        check_target(ask("/v2/library/app/manifests/v1", None), "docker.io", "library/app");
-        check_target(ask("/v2/quay.io/app/manifests/v1", None), "docker.io", "quay.io/app");
-        check_target(ask("/v2/app/manifests/v1", Some("ns=quay.io")), "quay.io", "app");
+        check_target(
+            ask("/v2/library/app/manifests/v1", None),
+            "docker.io",
+            "library/app",
+        );
+        check_target(
+            ask("/v2/quay.io/app/manifests/v1", None),
+            "docker.io",
+            "quay.io/app",
+        );
+        check_target(
+            ask("/v2/app/manifests/v1", Some("ns=quay.io")),
+            "quay.io",
+            "app",
+        );
     }
 
     #[test]
     fn without_a_registry_there_is_no_guess() {
-        assert_eq!(parse("/v2/library/app/manifests/v1", None), Err(RouteError::NoRegistry));
-        assert_eq!(parse("/v2/app/manifests/v1", Some("ns=")), Err(RouteError::NoRegistry));
+        assert_eq!(
+            parse("/v2/library/app/manifests/v1", None),
+            Err(RouteError::NoRegistry)
+        );
+        assert_eq!(
+            parse("/v2/app/manifests/v1", Some("ns=")),
+            Err(RouteError::NoRegistry)
+        );
     }
 
     #[test]
@@ -280,15 +404,26 @@ mod tests {
             ("/v2/evil.test/a/manifests/v1", None),
             ("/v2/localhost/a/manifests/v1", None),
         ] {
-            assert!(matches!(parse(path, query), Err(RouteError::NotAllowed(_))), "{path} {query:?}");
+            assert!(
+                matches!(parse(path, query), Err(RouteError::NotAllowed(_))),
+                "{path} {query:?}"
+            );
         }
     }
 
     #[test]
     fn names_with_endpoint_words_split_from_the_right() {
         let ns = Some("ns=quay.io");
-        check_target(parse(&format!("/v2/a/blobs/b/blobs/{SHA256}"), ns), "quay.io", "a/blobs/b");
-        check_target(parse("/v2/manifests/manifests/manifests", ns), "quay.io", "manifests");
+        check_target(
+            parse(&format!("/v2/a/blobs/b/blobs/{SHA256}"), ns),
+            "quay.io",
+            "a/blobs/b",
+        );
+        check_target(
+            parse("/v2/manifests/manifests/manifests", ns),
+            "quay.io",
+            "manifests",
+        );
         check_target(parse("/v2/tags/list/tags/list", ns), "quay.io", "tags/list");
     }
 
@@ -296,15 +431,50 @@ mod tests {
     fn bad_names_tags_and_digests_each_have_their_error() {
         let ns = Some("ns=quay.io");
         let error = |path: &str| parse(path, ns).unwrap_err();
-        assert!(matches!(error("/v2/A/manifests/v1"), RouteError::Name { .. }));
-        assert!(matches!(error("/v2/a/../b/manifests/v1"), RouteError::Name { .. }));
-        assert!(matches!(error("/v2/a/manifests/.v1"), RouteError::Tag { .. }));
-        assert!(matches!(error("/v2/a/manifests/sha256:baddigeststring"), RouteError::DigestMalformed(_)));
-        assert!(matches!(error("/v2/a/blobs/sha256:AB"), RouteError::DigestMalformed(_)));
-        assert!(matches!(error("/v2/a/blobs/nonsense"), RouteError::DigestMalformed(_)));
-        assert!(matches!(error("/v2/a/blobs/sha384:abcd"), RouteError::DigestUnsupported(_)));
-        assert!(matches!(error("/v2/a/referrers/x"), RouteError::DigestMalformed(_)));
-        for path in ["/", "", "/v1/", "/v2x", "/v2/_catalog", "/v2/a", "/v2/a/tags/x", "/v2//", "/%ff", "/shoal/preheat/a/manifests/b"] {
+        assert!(matches!(
+            error("/v2/A/manifests/v1"),
+            RouteError::Name { .. }
+        ));
+        assert!(matches!(
+            error("/v2/a/../b/manifests/v1"),
+            RouteError::Name { .. }
+        ));
+        assert!(matches!(
+            error("/v2/a/manifests/.v1"),
+            RouteError::Tag { .. }
+        ));
+        assert!(matches!(
+            error("/v2/a/manifests/sha256:baddigeststring"),
+            RouteError::DigestMalformed(_)
+        ));
+        assert!(matches!(
+            error("/v2/a/blobs/sha256:AB"),
+            RouteError::DigestMalformed(_)
+        ));
+        assert!(matches!(
+            error("/v2/a/blobs/nonsense"),
+            RouteError::DigestMalformed(_)
+        ));
+        assert!(matches!(
+            error("/v2/a/blobs/sha384:abcd"),
+            RouteError::DigestUnsupported(_)
+        ));
+        assert!(matches!(
+            error("/v2/a/referrers/x"),
+            RouteError::DigestMalformed(_)
+        ));
+        for path in [
+            "/",
+            "",
+            "/v1/",
+            "/v2x",
+            "/v2/_catalog",
+            "/v2/a",
+            "/v2/a/tags/x",
+            "/v2//",
+            "/%ff",
+            "/shoal/preheat/a/manifests/b",
+        ] {
             assert_eq!(error(path), RouteError::Unknown, "{path}");
         }
     }
@@ -312,12 +482,18 @@ mod tests {
     #[test]
     fn sha512_is_served() {
         let digest = format!("sha512:{}", "b".repeat(128));
-        assert!(matches!(parse(&format!("/v2/a/blobs/{digest}"), Some("ns=quay.io")), Ok(Route::Blob { .. })));
+        assert!(matches!(
+            parse(&format!("/v2/a/blobs/{digest}"), Some("ns=quay.io")),
+            Ok(Route::Blob { .. })
+        ));
     }
 
     #[test]
     fn preheat_takes_blobs_only() {
-        let route = parse(&format!("/shoal/preheat/a/blobs/{SHA256}"), Some("ns=quay.io"));
+        let route = parse(
+            &format!("/shoal/preheat/a/blobs/{SHA256}"),
+            Some("ns=quay.io"),
+        );
         assert!(matches!(route, Ok(Route::Preheat { .. })));
     }
 
@@ -352,7 +528,11 @@ mod tests {
 
     fn check_listed(route: &Route) -> Result<(), TestCaseError> {
         if let Some(target) = route.target() {
-            prop_assert!(registries().iter().any(|registry| registry.name == target.registry));
+            prop_assert!(
+                registries()
+                    .iter()
+                    .any(|registry| registry.name == target.registry)
+            );
             prop_assert!(target.repository.as_str().parse::<RepositoryName>().is_ok());
         }
         Ok(())

@@ -1,0 +1,296 @@
+//! The mirror: a read-only registry over HTTP/1.1 for the container clients of this node.
+//!
+//! What it promises is in docs/CLIENTS.md's words: no unverified byte, an answer or a way out in bounded time, never a
+//! compressed body, never 429. Every wait has a limit: the request's head, the answer's head, the next byte from the
+//! swarm, the client's patience with our bytes; so has every number: connections, head bytes, ranges.
+//! Not here: blobs and manifests themselves (`shoal_peer`), and which registries there are (`registries`).
+
+pub mod accept;
+pub mod name;
+pub mod range;
+pub mod registries;
+pub mod reply;
+pub mod route;
+
+mod blob;
+mod manifest;
+mod multipart;
+pub(crate) mod observe;
+mod paced;
+mod pour;
+mod started;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use shoal_peer::Handle;
+use shoal_proto::limits::{
+    AUTHORIZATION_BYTES_MAX, HTTP_BUFFER_BYTES, HTTP_CLIENT_STALL_MAX, HTTP_CONNECTIONS_MAX,
+    HTTP_DRAIN_BYTES_MAX, HTTP_DRAIN_DEADLINE, HTTP_HEAD_DEADLINE,
+};
+use shoal_proto::wire::{Secret, Source};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use blob::{BlobAsk, insert, refuse};
+use manifest::ManifestWish;
+use name::RegistryName;
+use observe::{Handler, Observation, Recent};
+use paced::Paced;
+use registries::Registries;
+use reply::{
+    AGENT_HEADER, API_VERSION, Failure, Fallthrough, OCI_NAMESPACE, OciCode, json_response,
+};
+use route::{Asked, Route, Target};
+use started::Started;
+
+/// After the system refused a connection for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers container clients from the swarm.
+#[derive(Debug)]
+pub struct Mirror {
+    handle: Handle,
+    registries: Registries,
+    stale_if_error: Duration,
+    identity: HeaderValue,
+    started: Arc<Started>,
+    recent: Arc<Recent>,
+    room: Arc<Semaphore>,
+}
+
+impl Mirror {
+    /// A mirror of these registries; `stale_if_error` bounds the age of a tag while no origin can be asked.
+    pub fn new(handle: Handle, registries: Registries, stale_if_error: Duration) -> Self {
+        observe::describe();
+        let identity = format!("{} {}", handle.me(), env!("CARGO_PKG_VERSION"));
+        Self {
+            handle,
+            registries,
+            stale_if_error,
+            identity: HeaderValue::from_str(&identity)
+                .unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
+            started: Arc::default(),
+            recent: Arc::default(),
+            room: Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX)),
+        }
+    }
+
+    /// The last requests, for the status.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// Serves one port until `shutdown`; then no new request is taken, and answers under way go on as long as `tasks`
+    /// is waited for. `bound`: the one registry that this port stands for.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        bound: Option<RegistryName>,
+        shutdown: CancellationToken,
+        tasks: TaskTracker,
+    ) {
+        loop {
+            // Cancel-safe: a connection is accepted or still waiting.
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => return,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a client's connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(turn) = Arc::clone(&self.room).try_acquire_owned() else {
+                metrics::counter!("shoal_limit_rejections_total", "limit" => "http_connections")
+                    .increment(1);
+                continue; // closed at once: the client goes to its next host
+            };
+            let connection = Arc::clone(&self).connection(stream, bound.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                connection.await;
+                drop(turn);
+            });
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        bound: Option<RegistryName>,
+        shutdown: CancellationToken,
+    ) {
+        // Without it, the tail of each answer may wait for an acknowledgement; a socket that refuses still works.
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(move |request| {
+            let (mirror, bound) = (Arc::clone(&self), bound.clone());
+            async move { Ok::<_, Infallible>(mirror.answer(request, bound.as_ref()).await) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HTTP_HEAD_DEADLINE)
+            .max_buf_size(HTTP_BUFFER_BYTES);
+        let stream = TokioIo::new(Paced::new(stream, HTTP_CLIENT_STALL_MAX));
+        let mut serving = std::pin::pin!(http.serve_connection(stream, service));
+        let outcome = tokio::select! {
+            outcome = &mut serving => outcome,
+            () = shutdown.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::trace!(%error, "a client's connection ended early");
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        bound: Option<&RegistryName>,
+    ) -> Response<Body> {
+        let mut seen = Observation::begin(Arc::clone(&self.recent), request.method());
+        let (parts, body) = request.into_parts();
+        let asked = Asked {
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            namespace: parts
+                .headers
+                .get(OCI_NAMESPACE)
+                .and_then(|value| value.to_str().ok()),
+            bound,
+        };
+        let route = Route::parse(asked, &self.registries);
+        let target = route.as_ref().ok().and_then(Route::target).cloned();
+        let head = parts.method == Method::HEAD;
+        let mut response = match route {
+            Ok(Route::Preheat { target, digest }) if parts.method == Method::POST => {
+                seen.about(Handler::Preheat, name_of(&target), digest.to_string());
+                self.preheat(digest, source(&target, &parts.headers), seen)
+                    .await
+            }
+            _ if !head && parts.method != Method::GET => read_only(body, &mut seen).await,
+            Ok(route) => self.content(route, head, &parts.headers, seen).await,
+            Err(error) => refuse(&Failure::from(error), &mut seen),
+        };
+        let headers = response.headers_mut();
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        headers.insert(AGENT_HEADER, self.identity.clone());
+        if let Some(target) = target {
+            insert(&mut response, OCI_NAMESPACE, target.registry.as_str());
+        }
+        response
+    }
+
+    async fn content(
+        &self,
+        route: Route,
+        head: bool,
+        headers: &HeaderMap,
+        mut seen: Observation,
+    ) -> Response<Body> {
+        match route {
+            Route::Base => {
+                seen.handler(Handler::Base);
+                seen.complete();
+                json_response(StatusCode::OK, "{}".to_owned())
+            }
+            Route::Blob { target, digest } => {
+                seen.about(Handler::Blob, name_of(&target), digest.to_string());
+                let source = source(&target, headers);
+                self.blob(
+                    BlobAsk {
+                        digest,
+                        source,
+                        head,
+                        headers,
+                    },
+                    seen,
+                )
+                .await
+            }
+            Route::Manifest { target, reference } => {
+                seen.about(Handler::Manifest, name_of(&target), reference.to_string());
+                let source = source(&target, headers);
+                self.manifest(
+                    ManifestWish {
+                        target: &target,
+                        reference,
+                        source,
+                        head,
+                        headers,
+                    },
+                    seen,
+                )
+                .await
+            }
+            // Listing needs an ask of its own to an origin. Until there is one, the 404 sends clients to the upstream,
+            // and from the referrers API to the tag scheme.
+            Route::Referrers { .. } => {
+                seen.handler(Handler::Referrers);
+                refuse(&not_relayed("referrers"), &mut seen)
+            }
+            Route::Tags { .. } => {
+                seen.handler(Handler::Tags);
+                refuse(&not_relayed("the list of tags"), &mut seen)
+            }
+            Route::Preheat { .. } => refuse(&Failure::read_only(), &mut seen),
+        }
+    }
+}
+
+fn not_relayed(what: &str) -> Failure {
+    let message = format!("{what} is not relayed by this mirror; ask the upstream");
+    Failure::cannot(OciCode::NameUnknown, Fallthrough::NotServed, message)
+}
+
+/// Refuses what writes. What the client sends is read, within bounds, so that it gets to see the refusal.
+async fn read_only(body: Incoming, seen: &mut Observation) -> Response<Body> {
+    let drained = tokio::time::timeout(
+        HTTP_DRAIN_DEADLINE,
+        Limited::new(body, HTTP_DRAIN_BYTES_MAX).collect(),
+    )
+    .await;
+    let mut response = refuse(&Failure::read_only(), seen);
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    if !matches!(drained, Ok(Ok(_))) {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn name_of(target: &Target) -> String {
+    format!("{}/{}", target.registry, target.repository)
+}
+
+/// Where the bytes come from, with the caller's own credential: for an origin's eyes only.
+fn source(target: &Target, headers: &HeaderMap) -> Source {
+    let authorization = headers
+        .get(AUTHORIZATION)
+        .map(HeaderValue::as_bytes)
+        .filter(|value| value.len() <= AUTHORIZATION_BYTES_MAX)
+        .map(|value| Secret::new(value.to_vec()));
+    Source {
+        registry: target.registry.as_str().to_owned(),
+        repository: target.repository.as_str().to_owned(),
+        authorization,
+    }
+}

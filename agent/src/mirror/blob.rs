@@ -1,0 +1,354 @@
+//! GET and HEAD of a blob, whole or by ranges.
+//!
+//! Holds: the head of an answer leaves only when its first byte is at hand, or not at all, so that everything that can
+//! be refused is refused with a status; after it, the only failure is a body cut short. The one exception is a range
+//! beside other open answers of its blob (`started`). A length is always told.
+//! Not here: where the bytes come from (`shoal_peer`).
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use shoal_peer::{BlobReader, OpenError};
+use shoal_proto::limits::HTTP_ANSWER_DEADLINE;
+use shoal_proto::wire::Source;
+use shoal_proto::{ByteRange, Digest};
+use tokio::time::timeout_at;
+
+use super::Mirror;
+use super::multipart::multipart;
+use super::observe::{FirstFrom, Observation};
+use super::pour::{HeldBefore, Opener, Pour, PourError};
+use super::range::{self, Selection};
+use super::reply::{CONTENT_DIGEST, Failure, Fallthrough};
+
+/// A blob as a client asked for it.
+#[derive(Debug)]
+pub(crate) struct BlobAsk<'a> {
+    pub(crate) digest: Digest,
+    pub(crate) source: Source,
+    pub(crate) head: bool,
+    pub(crate) headers: &'a HeaderMap,
+}
+
+/// A blob that can be answered for: what of it, and the reader that has given its first bytes.
+struct Prepared {
+    selection: Selection,
+    blob_bytes: u64,
+    reader: Option<(BlobReader, ByteRange, Bytes)>,
+}
+
+impl Mirror {
+    pub(crate) async fn blob(&self, ask: BlobAsk<'_>, mut seen: Observation) -> Response<Body> {
+        let held = HeldBefore::new(self.handle.store().lookup(&ask.digest));
+        let deadline = seen.start() + HTTP_ANSWER_DEADLINE;
+        if ask.head {
+            let length =
+                timeout_at(deadline, self.handle.stat(ask.digest, ask.source.clone())).await;
+            return match length.unwrap_or(Err(OpenError::NoOrigin)) {
+                Ok(length) => {
+                    seen.first_byte(if held.blob_bytes().is_some() {
+                        FirstFrom::Cache
+                    } else {
+                        FirstFrom::Origin
+                    });
+                    seen.complete();
+                    let mut response =
+                        blob_response(StatusCode::OK, &ask.digest, length, Body::empty());
+                    response.headers_mut().insert(CONTENT_TYPE, OCTET_STREAM);
+                    response
+                }
+                Err(error) => refuse(&Failure::of_open(&error), &mut seen),
+            };
+        }
+        let wanted = wanted_range(ask.headers, &ask.digest);
+        let prepared = timeout_at(deadline, self.prepare(&ask, &held, wanted)).await;
+        match prepared.unwrap_or_else(|_| Err(Failure::late())) {
+            Ok(prepared) => self.answer_with(prepared, ask, held, seen),
+            Err(failure) => match self.cut_instead(&ask.digest, wanted) {
+                Some(response) => {
+                    seen.status(response.status());
+                    seen.cut(&failure);
+                    response
+                }
+                None => refuse(&failure, &mut seen),
+            },
+        }
+    }
+
+    /// Opens what is asked for and waits for its first bytes.
+    async fn prepare(
+        &self,
+        ask: &BlobAsk<'_>,
+        held: &HeldBefore,
+        wanted: Option<&str>,
+    ) -> Result<Prepared, Failure> {
+        let hint = wanted.and_then(range::hint);
+        let length = match (wanted, hint, held.blob_bytes()) {
+            // Without a range, or with a plain one, opening tells the length.
+            (None, ..) | (_, Some(_), None) => None,
+            (Some(_), _, Some(length)) => Some(length),
+            (Some(_), None, None) => {
+                let length = self.handle.stat(ask.digest, ask.source.clone()).await;
+                Some(length.map_err(|error| Failure::of_open(&error))?)
+            }
+        };
+        let first = match length.map(|length| (range::select(wanted, length), length)) {
+            Some((Selection::Unsatisfiable, blob_bytes)) => {
+                return Ok(Prepared {
+                    selection: Selection::Unsatisfiable,
+                    blob_bytes,
+                    reader: None,
+                });
+            }
+            Some((Selection::One(range), _)) => Some(range),
+            Some((Selection::Many(ranges), _)) => ranges.first().copied(),
+            Some((Selection::Whole, _)) => None,
+            None => hint,
+        };
+        let reader = match self
+            .handle
+            .open(ask.digest, ask.source.clone(), first)
+            .await
+        {
+            Ok(reader) => reader,
+            Err(OpenError::OutOfRange { blob_bytes, .. }) => {
+                let selection = range::select(wanted, blob_bytes);
+                return match selection {
+                    Selection::Unsatisfiable => Ok(Prepared {
+                        selection,
+                        blob_bytes,
+                        reader: None,
+                    }),
+                    // The empty blob, asked for from its start.
+                    _ if blob_bytes == 0 => Ok(Prepared {
+                        selection: Selection::Whole,
+                        blob_bytes,
+                        reader: None,
+                    }),
+                    _ => Err(Failure::broken(
+                        Fallthrough::Broken,
+                        "the blob's length changed while it was opened",
+                    )),
+                };
+            }
+            Err(error) => return Err(Failure::of_open(&error)),
+        };
+        let blob_bytes = reader.blob_bytes();
+        let selection = range::select(wanted, blob_bytes);
+        let range = match &selection {
+            Selection::Whole => ByteRange {
+                start: 0,
+                end: blob_bytes,
+            },
+            Selection::One(range) => *range,
+            Selection::Many(ranges) => ranges
+                .first()
+                .copied()
+                .unwrap_or(ByteRange { start: 0, end: 0 }),
+            Selection::Unsatisfiable => {
+                return Ok(Prepared {
+                    selection,
+                    blob_bytes,
+                    reader: None,
+                });
+            }
+        };
+        first_bytes(reader, range).await.map(|reader| Prepared {
+            selection,
+            blob_bytes,
+            reader,
+        })
+    }
+
+    fn answer_with(
+        &self,
+        prepared: Prepared,
+        ask: BlobAsk<'_>,
+        held: HeldBefore,
+        mut seen: Observation,
+    ) -> Response<Body> {
+        let Prepared {
+            selection,
+            blob_bytes,
+            reader,
+        } = prepared;
+        let digest = ask.digest;
+        let (status, segments, length, kind, content_range) = match selection {
+            Selection::Unsatisfiable => {
+                seen.status(StatusCode::RANGE_NOT_SATISFIABLE);
+                seen.complete();
+                let mut response =
+                    blob_response(StatusCode::RANGE_NOT_SATISFIABLE, &digest, 0, Body::empty());
+                insert(
+                    &mut response,
+                    CONTENT_RANGE,
+                    &range::unsatisfied_range(blob_bytes),
+                );
+                return response;
+            }
+            Selection::Whole => (StatusCode::OK, Vec::new(), blob_bytes, None, None),
+            Selection::One(range) => {
+                let shown = range::content_range(range, blob_bytes);
+                (
+                    StatusCode::PARTIAL_CONTENT,
+                    Vec::new(),
+                    range.end - range.start,
+                    None,
+                    Some(shown),
+                )
+            }
+            Selection::Many(ranges) => {
+                let body = multipart(&digest, &ranges, blob_bytes);
+                (
+                    StatusCode::PARTIAL_CONTENT,
+                    body.segments,
+                    body.bytes,
+                    Some(body.content_type),
+                    None,
+                )
+            }
+        };
+        seen.status(status);
+        let several = !segments.is_empty();
+        let opener = Opener {
+            handle: self.handle.clone(),
+            digest,
+            source: ask.source,
+        };
+        let open = self.started.enter(digest, blob_bytes);
+        let mut pour = Pour::new(segments, opener, held, seen, open);
+        if let Some((reader, range, first)) = reader {
+            // The text before the first part goes out first: its range is opened again, from what is held now.
+            pour = if several {
+                pour
+            } else {
+                pour.with_reader(reader, range, first)
+            };
+        }
+        let mut response = blob_response(status, &digest, length, pour.into_body());
+        match kind {
+            Some(kind) => insert(&mut response, CONTENT_TYPE, &kind),
+            None => drop(response.headers_mut().insert(CONTENT_TYPE, OCTET_STREAM)),
+        }
+        if let Some(shown) = content_range {
+            insert(&mut response, CONTENT_RANGE, &shown);
+        }
+        response
+    }
+
+    /// A head without a body, where a status would end the client's whole pull.
+    fn cut_instead(&self, digest: &Digest, wanted: Option<&str>) -> Option<Response<Body>> {
+        let hint = wanted.and_then(range::hint).filter(|hint| hint.start > 0)?;
+        let blob_bytes = self.started.cut_instead(digest, hint.start)?;
+        let Selection::One(range) = range::select(wanted, blob_bytes) else {
+            return None;
+        };
+        let body = Body::from_stream(stream::once(async {
+            // Pending once, so that the head is flushed before the connection is cut.
+            tokio::task::yield_now().await;
+            Err::<Bytes, _>(PourError::Short)
+        }));
+        let mut response = blob_response(
+            StatusCode::PARTIAL_CONTENT,
+            digest,
+            range.end - range.start,
+            body,
+        );
+        response.headers_mut().insert(CONTENT_TYPE, OCTET_STREAM);
+        insert(
+            &mut response,
+            CONTENT_RANGE,
+            &range::content_range(range, blob_bytes),
+        );
+        Some(response)
+    }
+
+    /// Brings a blob onto this node for later; answers when it is whole.
+    pub(crate) async fn preheat(
+        &self,
+        digest: Digest,
+        source: Source,
+        mut seen: Observation,
+    ) -> Response<Body> {
+        let held = self
+            .handle
+            .store()
+            .lookup(&digest)
+            .is_some_and(|blob| blob.complete);
+        match self.handle.preheat(digest, source).await {
+            Ok(info) => {
+                let blob_bytes = info.geometry.blob_bytes();
+                seen.first_byte(if held {
+                    FirstFrom::Cache
+                } else {
+                    FirstFrom::Peer
+                });
+                seen.complete();
+                let body = serde_json::json!({ "digest": digest.to_string(), "bytes": blob_bytes, "was_held": held });
+                super::reply::json_response(StatusCode::OK, body.to_string())
+            }
+            Err(error) => refuse(&Failure::of_open(&error), &mut seen),
+        }
+    }
+}
+
+const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+async fn first_bytes(
+    mut reader: BlobReader,
+    range: ByteRange,
+) -> Result<Option<(BlobReader, ByteRange, Bytes)>, Failure> {
+    if range.start == range.end {
+        return Ok(Some((reader, range, Bytes::new())));
+    }
+    match reader.next().await {
+        Some(Ok(first)) => Ok(Some((reader, range, first))),
+        Some(Err(error)) => Err(Failure::broken(Fallthrough::NoSource, error.to_string())),
+        None => Err(Failure::broken(
+            Fallthrough::Broken,
+            "the reader had nothing to read",
+        )),
+    }
+}
+
+/// The one `Range` line, unless `If-Range` names something else than this blob.
+fn wanted_range<'a>(headers: &'a HeaderMap, digest: &Digest) -> Option<&'a str> {
+    let mut lines = headers.get_all(RANGE).iter();
+    let (line, None) = (lines.next()?.to_str().ok()?, lines.next()) else {
+        return None;
+    };
+    match headers.get(IF_RANGE) {
+        Some(tag) if tag.as_bytes() != etag(digest).as_bytes() => None,
+        _ => Some(line),
+    }
+}
+
+pub(crate) fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+fn blob_response(status: StatusCode, digest: &Digest, length: u64, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    insert(&mut response, CONTENT_DIGEST, &digest.to_string());
+    insert(&mut response, ETAG, &etag(digest));
+    response
+}
+
+pub(crate) fn insert(response: &mut Response<Body>, name: http::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+pub(crate) fn refuse(failure: &Failure, seen: &mut Observation) -> Response<Body> {
+    seen.refused(failure);
+    failure.to_response()
+}

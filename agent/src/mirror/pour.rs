@@ -1,0 +1,204 @@
+//! The body of a blob's answer: verified bytes from readers, in order, between the texts of a multipart body.
+//!
+//! Holds: exactly the promised length, or an error, on which the connection is cut; a dropped body drops its reader,
+//! so that nothing is fetched for a client that left.
+//! Not here: which ranges (`range`), and what stands before the body (`blob`).
+
+use std::collections::VecDeque;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use shoal_peer::store::StoredBlob;
+use shoal_peer::{BlobReader, Handle, OpenError, ReadError};
+use shoal_proto::wire::Source;
+use shoal_proto::{ByteRange, Digest};
+
+use super::observe::{FirstFrom, Observation};
+use super::started::OpenAnswer;
+
+/// A part of a body.
+#[derive(Debug)]
+pub(crate) enum Segment {
+    Range(ByteRange),
+    Text(Bytes),
+}
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PourError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the reader ended before its range")]
+    Short,
+}
+
+/// How to come by further readers of the same blob.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    pub(crate) handle: Handle,
+    pub(crate) digest: Digest,
+    pub(crate) source: Source,
+}
+
+/// A reader at work, and how much of its range it owes.
+#[derive(Debug)]
+struct Under {
+    reader: BlobReader,
+    at: u64,
+    end: u64,
+}
+
+/// What this node held of a blob when it was asked for it.
+#[derive(Debug)]
+pub(crate) struct HeldBefore(Option<StoredBlob>);
+
+impl HeldBefore {
+    pub(crate) fn new(blob: Option<StoredBlob>) -> Self {
+        Self(blob)
+    }
+
+    pub(crate) fn blob_bytes(&self) -> Option<u64> {
+        self.0.as_ref().map(|blob| blob.info.geometry.blob_bytes())
+    }
+
+    /// Whether the byte at `offset`, and with it its whole piece, was held.
+    fn contains(&self, offset: u64) -> bool {
+        self.0.as_ref().is_some_and(|blob| {
+            blob.complete
+                || blob
+                    .info
+                    .geometry
+                    .piece_at(offset)
+                    .is_some_and(|piece| blob.held.contains(piece))
+        })
+    }
+}
+
+/// One body under way.
+#[derive(Debug)]
+pub(crate) struct Pour {
+    segments: VecDeque<Segment>,
+    under: Option<Under>,
+    /// Read before the head of the answer went out, so that a failure could still be a status.
+    first: Option<Bytes>,
+    opener: Opener,
+    held: HeldBefore,
+    seen: Observation,
+    open: OpenAnswer,
+}
+
+impl Pour {
+    pub(crate) fn new(
+        segments: impl IntoIterator<Item = Segment>,
+        opener: Opener,
+        held: HeldBefore,
+        seen: Observation,
+        open: OpenAnswer,
+    ) -> Self {
+        Self {
+            segments: segments.into_iter().collect(),
+            under: None,
+            first: None,
+            opener,
+            held,
+            seen,
+            open,
+        }
+    }
+
+    /// The reader of the first range, which is open already, and the bytes that it gave.
+    pub(crate) fn with_reader(
+        mut self,
+        reader: BlobReader,
+        range: ByteRange,
+        first: Bytes,
+    ) -> Self {
+        self.under = Some(Under {
+            reader,
+            at: range.start,
+            end: range.end,
+        });
+        self.first = Some(first);
+        self
+    }
+
+    pub(crate) fn into_body(self) -> Body {
+        Body::from_stream(stream::unfold(Some(Box::new(self)), async |pour| {
+            let mut pour = pour?;
+            match pour.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(pour))),
+                Ok(None) => {
+                    pour.seen.complete();
+                    None
+                }
+                Err(error) => {
+                    pour.open
+                        .was_cut(pour.under.as_ref().map_or(0, |under| under.at));
+                    pour.seen.cut(&error);
+                    Some((Err(error), None))
+                }
+            }
+        }))
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, PourError> {
+        loop {
+            if let Some(mut under) = self.under.take_if(|under| under.at < under.end) {
+                let read = match self.first.take() {
+                    Some(first) => Ok(first),
+                    None => match under.reader.next().await {
+                        Some(read) => read.map_err(PourError::Read),
+                        None => Err(PourError::Short),
+                    },
+                };
+                let at = under.at;
+                let bytes = read.map(|mut bytes| {
+                    let owed = usize::try_from(under.end - at).unwrap_or(usize::MAX);
+                    bytes.truncate(owed);
+                    under.at += bytes.len() as u64;
+                    bytes
+                });
+                self.under = Some(under);
+                let bytes = bytes?;
+                self.count(at, bytes.len() as u64);
+                return Ok(Some(bytes));
+            }
+            match self.segments.pop_front() {
+                None => return Ok(None),
+                Some(Segment::Text(text)) => {
+                    self.seen.sent_other(text.len() as u64);
+                    return Ok(Some(text));
+                }
+                Some(Segment::Range(range)) => self.open_range(range).await?,
+            }
+        }
+    }
+
+    async fn open_range(&mut self, range: ByteRange) -> Result<(), PourError> {
+        let Opener {
+            handle,
+            digest,
+            source,
+        } = &self.opener;
+        let reader = handle.open(*digest, source.clone(), Some(range)).await?;
+        self.under = Some(Under {
+            reader,
+            at: range.start,
+            end: range.end,
+        });
+        Ok(())
+    }
+
+    fn count(&mut self, at: u64, bytes: u64) {
+        if self.held.contains(at) {
+            self.seen.first_byte(FirstFrom::Cache);
+            self.seen.sent_held(bytes);
+        } else {
+            self.seen.first_byte(FirstFrom::Peer);
+            self.seen.sent_fetched(bytes);
+        }
+    }
+}
