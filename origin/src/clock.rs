@@ -8,17 +8,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tells the milliseconds since the epoch.
 #[derive(Clone)]
-pub struct WallClock(Arc<dyn Fn() -> u64 + Send + Sync>);
+pub(crate) struct WallClock(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl WallClock {
     /// A clock that answers what the function says.
-    pub fn new(unix_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(unix_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(unix_ms))
     }
 
     /// Milliseconds since the epoch.
     #[must_use]
-    pub fn unix_ms(&self) -> u64 {
+    pub(crate) fn unix_ms(&self) -> u64 {
         (self.0)()
     }
 }
@@ -27,7 +27,9 @@ impl Default for WallClock {
     /// The system's clock.
     fn default() -> Self {
         Self::new(|| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let since = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         })
     }

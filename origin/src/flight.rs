@@ -156,10 +156,13 @@ impl<K: Clone + Ord, V: Clone> Lead<K, V> {
         self.end(None, Duration::ZERO);
     }
 
-    /// The work is done, and this is what it gave.
-    pub(crate) fn land(self, value: V) {
-        self.opened(value);
-        self.done();
+    /// The work is done, and this is what it gave. In one step: nobody who asks after a waiter was told may still be
+    /// told the same without new work.
+    pub(crate) fn land(mut self, value: V) {
+        self.ended = true;
+        let waiters = self.flights.book().finished(&self.key);
+        tell(waiters, &Ok(value));
+        self.flights.count();
     }
 
     /// The work failed; those that ask again soon are told so without more work.
@@ -271,6 +274,19 @@ mod tests {
             flights.fly(&1, &tasks, || async { Ok(1) }).await,
             Err(missing())
         );
+    }
+
+    /// The waiters of a tag's HEAD were told before the flight had left the book, and an ask that came in between was
+    /// told the old answer as if it were new.
+    #[tokio::test]
+    async fn ask_after_the_landing_starts_new_work() {
+        let flights = Flights::<u8, u8>::new("test", LIMITS);
+        let Seat::Waiting(first, Some(lead)) = flights.ask(&1) else {
+            panic!("the first leads")
+        };
+        lead.land(1);
+        assert!(matches!(flights.ask(&1), Seat::Waiting(_, Some(_))));
+        assert_eq!(wait(first).await, Ok(1));
     }
 
     #[tokio::test]

@@ -8,13 +8,15 @@
 //! digest was checked and the blob committed (I5), so that no peer completes a blob that its origin has not; what
 //! adds up to another digest is given up, everywhere, and is an alarm. At most `downloads` blobs come in at once.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_peer::store::{PieceWriter, Store, StoreError, StoredBlob};
 use shoal_peer::{Handle, OpenAnswer, SeedError, pool};
-use shoal_proto::{Bitfield, BlobInfo, Digest, Geometry, OriginKey, PieceHasher, PieceIndex, PieceProof};
+use shoal_proto::{
+    Bitfield, BlobInfo, Digest, Geometry, OriginKey, PieceHasher, PieceIndex, PieceProof,
+};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,7 +28,10 @@ use crate::names::Repository;
 use crate::upstream::{UpstreamError, Upstreams};
 
 /// Blobs that may be asked for at once, and askers for one of them.
-const LIMITS: CoalesceLimits = CoalesceLimits { keys_max: 4096, waiters_max: 20_000 };
+const LIMITS: CoalesceLimits = CoalesceLimits {
+    keys_max: 4096,
+    waiters_max: 20_000,
+};
 /// Bytes gathered before they are hashed and handed to the store.
 const BATCH_BYTES: usize = 512 << 10;
 /// A download waits no longer for its turn: whoever asked must be answered while it still listens.
@@ -47,7 +52,7 @@ struct Inner {
     store: Store,
     key: OriginKey,
     /// The swarms' side, which is started after this one.
-    handle: OnceLock<Handle>,
+    handle: Mutex<Option<Handle>>,
     opens: Arc<Flights<Digest, BlobInfo>>,
     stats: Arc<Flights<Digest, u64>>,
     downloads: Semaphore,
@@ -72,10 +77,13 @@ impl IngestError {
     fn told(&self, registry: &str) -> UpstreamError {
         match self {
             Self::Upstream(error) => error.clone(),
-            Self::WrongDigest => UpstreamError::WrongDigest { registry: registry.to_owned() },
-            Self::Store(_) | Self::Stopping => {
-                UpstreamError::Unavailable { registry: registry.to_owned(), detail: self.to_string() }
-            }
+            Self::WrongDigest => UpstreamError::WrongDigest {
+                registry: registry.to_owned(),
+            },
+            Self::Store(_) | Self::Stopping => UpstreamError::Unavailable {
+                registry: registry.to_owned(),
+                detail: self.to_string(),
+            },
         }
     }
 }
@@ -93,24 +101,35 @@ impl Ingest {
             upstreams,
             store,
             key,
-            handle: OnceLock::new(),
+            handle: Mutex::default(),
             opens: Flights::new("blob", LIMITS),
             stats: Flights::new("stat", LIMITS),
             downloads: Semaphore::new(downloads),
             tasks,
             shutdown,
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
-    /// Connects it to the swarms. Before that, every open is refused.
+    /// Connects it to the swarms, until shutdown: the handle knows the seeder and the seeder the handle, and neither
+    /// would ever end. Before and after, every open is refused.
     pub(crate) fn attach(&self, handle: Handle) {
-        // Called once; a second handle would be another node's.
-        let _ = self.inner.handle.set(handle);
+        *self.inner.swarms() = Some(handle);
+        let inner = Arc::clone(&self.inner);
+        self.inner.tasks.spawn(async move {
+            inner.shutdown.cancelled().await;
+            inner.swarms().take();
+        });
     }
 
     /// Sees to it that the blob is held or coming, and tells its shape once that is known.
-    pub(crate) async fn open(&self, digest: Digest, repository: &Repository) -> Result<BlobInfo, UpstreamError> {
+    pub(crate) async fn open(
+        &self,
+        digest: Digest,
+        repository: &Repository,
+    ) -> Result<BlobInfo, UpstreamError> {
         self.inner.upstreams.check_allowed(&repository.registry)?;
         if let Some(info) = self.complete(&digest) {
             return Ok(info);
@@ -120,27 +139,53 @@ impl Ingest {
             Seat::Waiting(receiver, lead) => {
                 if let Some(lead) = lead {
                     let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
-                    self.inner.tasks.spawn(inner.bring(lead, digest, repository));
+                    self.inner
+                        .tasks
+                        .spawn(inner.bring(lead, digest, repository));
                 }
-                let late = || UpstreamError::Unavailable { registry: repository.registry.clone(), detail: "no answer in time".into() };
-                tokio::time::timeout(ANSWER_DEADLINE, wait(receiver)).await.unwrap_or_else(|_| Err(late()))
+                let late = || UpstreamError::Unavailable {
+                    registry: repository.registry.clone(),
+                    detail: "no answer in time".into(),
+                };
+                tokio::time::timeout(ANSWER_DEADLINE, wait(receiver))
+                    .await
+                    .unwrap_or_else(|_| Err(late()))
             }
         }
     }
 
     /// The length of a blob, without bringing it.
-    pub(crate) async fn stat(&self, digest: Digest, repository: &Repository) -> Result<OpenAnswer, UpstreamError> {
+    pub(crate) async fn stat(
+        &self,
+        digest: Digest,
+        repository: &Repository,
+    ) -> Result<OpenAnswer, UpstreamError> {
         self.inner.upstreams.check_allowed(&repository.registry)?;
-        if let Some(blob) = self.inner.store.lookup(&digest).filter(|blob| self.is_ours(blob)) {
-            return Ok(OpenAnswer { blob_bytes: blob.info.geometry.blob_bytes(), info: Some(blob.info) });
+        if let Some(blob) = self
+            .inner
+            .store
+            .lookup(&digest)
+            .filter(|blob| self.is_ours(blob))
+        {
+            return Ok(OpenAnswer {
+                blob_bytes: blob.info.geometry.blob_bytes(),
+                info: Some(blob.info),
+            });
         }
         let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
         let work = || async move {
             let registry = inner.upstreams.registry(&repository.registry)?;
             registry.stat(&repository.name, &digest).await
         };
-        let blob_bytes = self.inner.stats.fly(&digest, &self.inner.tasks, work).await?;
-        Ok(OpenAnswer { info: None, blob_bytes })
+        let blob_bytes = self
+            .inner
+            .stats
+            .fly(&digest, &self.inner.tasks, work)
+            .await?;
+        Ok(OpenAnswer {
+            info: None,
+            blob_bytes,
+        })
     }
 
     /// Blobs coming in now.
@@ -160,8 +205,17 @@ impl Ingest {
 }
 
 impl Inner {
+    fn swarms(&self) -> MutexGuard<'_, Option<Handle>> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One download from its turn to its end.
-    async fn bring(self: Arc<Self>, lead: Lead<Digest, BlobInfo>, digest: Digest, repository: Repository) {
+    async fn bring(
+        self: Arc<Self>,
+        lead: Lead<Digest, BlobInfo>,
+        digest: Digest,
+        repository: Repository,
+    ) {
         let result = tokio::select! {
             () = self.shutdown.cancelled() => Err(IngestError::Stopping),
             result = self.download(&lead, digest, &repository) => result,
@@ -178,9 +232,15 @@ impl Inner {
         }
     }
 
-    async fn download(&self, lead: &Lead<Digest, BlobInfo>, digest: Digest, repository: &Repository) -> Result<(), IngestError> {
+    async fn download(
+        &self,
+        lead: &Lead<Digest, BlobInfo>,
+        digest: Digest,
+        repository: &Repository,
+    ) -> Result<(), IngestError> {
         let _turn = self.turn().await?;
-        let handle = self.handle.get().ok_or(IngestError::Stopping)?;
+        let handle = self.swarms().clone().ok_or(IngestError::Stopping)?;
+        let handle = &handle;
         let registry = self.upstreams.registry(&repository.registry)?;
         let mut held = self.held(&digest).await?;
         if let Some(whole) = held.as_ref().filter(|held| held.held.is_full()) {
@@ -189,13 +249,15 @@ impl Inner {
         }
         let mut from = held.as_ref().map_or(0, first_missing);
         let mut pull = registry.pull(&repository.name, &digest, from).await?;
-        let geometry = Geometry::for_blob(pull.blob_bytes()).map_err(|error| {
-            UpstreamError::BadAnswer {
+        let geometry =
+            Geometry::for_blob(pull.blob_bytes()).map_err(|error| UpstreamError::BadAnswer {
                 registry: repository.registry.clone(),
                 detail: error.to_string(),
-            }
-        })?;
-        if held.take_if(|held| held.info.geometry != geometry).is_some() {
+            })?;
+        if held
+            .take_if(|held| held.info.geometry != geometry)
+            .is_some()
+        {
             // What is here was cut from something else, and the pull began in its middle.
             self.discard(digest).await?;
             from = 0;
@@ -241,7 +303,9 @@ impl Inner {
 
     /// What is left of an earlier attempt, if it is of use.
     async fn held(&self, digest: &Digest) -> Result<Option<StoredBlob>, IngestError> {
-        let Some(blob) = self.store.lookup(digest) else { return Ok(None) };
+        let Some(blob) = self.store.lookup(digest) else {
+            return Ok(None);
+        };
         if blob.info.origin == self.key.peer_id() && !blob.complete {
             return Ok(Some(blob));
         }
@@ -259,7 +323,8 @@ impl Inner {
     async fn alarm(&self, digest: Digest, repository: &Repository) {
         metrics::counter!("shoal_verify_failures_total", "where" => "upstream").increment(1);
         tracing::error!(%digest, registry = repository.registry, repository = repository.name, "upstream's bytes are not what their digest names");
-        if let Some(handle) = self.handle.get() {
+        let handle = self.swarms().clone();
+        if let Some(handle) = handle {
             handle.poisoned(digest).await;
         }
     }
@@ -275,7 +340,9 @@ fn no_seed(error: SeedError) -> IngestError {
 fn first_missing(blob: &StoredBlob) -> u64 {
     let geometry = blob.info.geometry;
     let missing = blob.held.iter_missing().next();
-    missing.map_or(geometry.blob_bytes(), |piece| geometry.range_of(piece).start)
+    missing.map_or(geometry.blob_bytes(), |piece| {
+        geometry.range_of(piece).start
+    })
 }
 
 /// The bytes of one blob on their way into the store.
@@ -301,15 +368,33 @@ struct Open {
 }
 
 impl<'a> Intake<'a> {
-    fn new(inner: &'a Inner, handle: &'a Handle, info: BlobInfo, held: Option<&StoredBlob>, from: u64) -> Self {
+    fn new(
+        inner: &'a Inner,
+        handle: &'a Handle,
+        info: BlobInfo,
+        held: Option<&StoredBlob>,
+        from: u64,
+    ) -> Self {
         let held = held.map(|blob| blob.held.clone());
-        Self { inner, handle, info, held, cutter: Cutter::new(info.geometry, from), open: None, untold: None }
+        Self {
+            inner,
+            handle,
+            info,
+            held,
+            cutter: Cutter::new(info.geometry, from),
+            open: None,
+            untold: None,
+        }
     }
 
     async fn take(&mut self, bytes: Bytes) -> Result<(), IngestError> {
         self.cutter.push(bytes);
         while let Some(part) = self.cutter.take() {
-            if self.held.as_ref().is_some_and(|held| held.contains(part.piece)) {
+            if self
+                .held
+                .as_ref()
+                .is_some_and(|held| held.contains(part.piece))
+            {
                 continue;
             }
             let mut open = match self.open.take() {
@@ -332,7 +417,13 @@ impl<'a> Intake<'a> {
     async fn open(&self, piece: PieceIndex) -> Result<Open, IngestError> {
         let (store, digest) = (self.inner.store.clone(), self.info.digest);
         let writer = pool::run(move || store.writer(&digest, piece)).await?;
-        Ok(Open { piece, writer, hasher: PieceHasher::new(), batch: Vec::new(), batch_bytes: 0 })
+        Ok(Open {
+            piece,
+            writer,
+            hasher: PieceHasher::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+        })
     }
 
     /// The piece is whole: hashed, signed, stored. The piece before it is told of now, so that the very last one

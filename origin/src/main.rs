@@ -18,7 +18,9 @@ struct Args {
 
 fn main() -> ExitCode {
     shoal_daemon::exit::main("shoal-origin", async |args: Args| {
-        let Some(config) = args.daemon.configure::<RawConfig, Config>()? else { return Ok(()) };
+        let Some(config) = args.daemon.configure::<RawConfig, Config>()? else {
+            return Ok(());
+        };
         shoal_daemon::telemetry::init(&config.log, args.daemon.log_filter())?;
         let shutdown = shoal_daemon::shutdown::on_signal()?;
         // One TLS provider for the process; a second installation could only be the same.

@@ -26,7 +26,10 @@ use crate::upstream::manifest::FetchedManifest;
 use crate::upstream::{UpstreamError, Upstreams};
 
 /// Manifests and tags that may be asked for at once, and askers for one of them.
-const LIMITS: CoalesceLimits = CoalesceLimits { keys_max: 4096, waiters_max: 20_000 };
+const LIMITS: CoalesceLimits = CoalesceLimits {
+    keys_max: 4096,
+    waiters_max: 20_000,
+};
 /// Tags remembered in memory; the store remembers all.
 const TAGS_MAX: usize = 16_384;
 /// With an old copy at hand, nobody waits longer than this for a new one.
@@ -77,7 +80,13 @@ struct Inner {
 }
 
 impl Manifests {
-    pub(crate) fn new(upstreams: Arc<Upstreams>, store: Store, freshness: Freshness, clock: WallClock, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(
+        upstreams: Arc<Upstreams>,
+        store: Store,
+        freshness: Freshness,
+        clock: WallClock,
+        tasks: TaskTracker,
+    ) -> Self {
         let inner = Inner {
             upstreams,
             store,
@@ -88,72 +97,145 @@ impl Manifests {
             by_digest: Flights::new("manifest", LIMITS),
             tasks,
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Answers within the deadline, with a manifest that the asker accepts or with a refusal.
     pub(crate) async fn answer(&self, ask: &ManifestAsk) -> Result<ManifestAnswer, Refusal> {
         let bad = |detail: String| Refusal::new(RefusalCode::BadRequest).with_detail(detail);
-        let repository = Repository::parse(&ask.source.registry, &ask.source.repository).map_err(|error| bad(error.to_string()))?;
+        let repository = Repository::parse(&ask.source.registry, &ask.source.repository)
+            .map_err(|error| bad(error.to_string()))?;
         let reference = Reference::parse(&ask.reference).map_err(|error| bad(error.to_string()))?;
         let find = async {
             self.inner.upstreams.check_allowed(&repository.registry)?;
             match reference {
-                Reference::Digest(digest) => Inner::digest(&self.inner, repository.clone(), digest).await,
+                Reference::Digest(digest) => {
+                    Inner::digest(&self.inner, repository.clone(), digest).await
+                }
                 Reference::Tag(tag) => Inner::tag(&self.inner, repository.clone(), tag).await,
             }
         };
-        let late = || UpstreamError::Unavailable { registry: repository.registry.clone(), detail: "no answer in time".into() };
-        let found = tokio::time::timeout(ANSWER_DEADLINE, find).await.unwrap_or_else(|_| Err(late()));
-        let Found { manifest, age, stale } = found.map_err(|error| error.to_refusal())?;
+        let late = || UpstreamError::Unavailable {
+            registry: repository.registry.clone(),
+            detail: "no answer in time".into(),
+        };
+        let found = tokio::time::timeout(ANSWER_DEADLINE, find)
+            .await
+            .unwrap_or_else(|_| Err(late()));
+        let Found {
+            manifest,
+            age,
+            stale,
+        } = found.map_err(|error| error.to_refusal())?;
         if !is_accepted(&ask.accept, &manifest.media_type) {
-            let detail = format!("it is of type {}, which the Accept lines do not cover", manifest.media_type);
+            let detail = format!(
+                "it is of type {}, which the Accept lines do not cover",
+                manifest.media_type
+            );
             return Err(Refusal::new(RefusalCode::NotFound).with_detail(detail));
         }
         let length = manifest.body.len() as u64;
-        let body = if ask.head { bytes::Bytes::new() } else { manifest.body };
-        Ok(ManifestAnswer { digest: manifest.digest, media_type: manifest.media_type, length, body, age, stale })
+        let body = if ask.head {
+            bytes::Bytes::new()
+        } else {
+            manifest.body
+        };
+        Ok(ManifestAnswer {
+            digest: manifest.digest,
+            media_type: manifest.media_type,
+            length,
+            body,
+            age,
+            stale,
+        })
     }
 }
 
 impl Inner {
-    async fn digest(this: &Arc<Self>, repository: Repository, digest: Digest) -> Result<Found, UpstreamError> {
+    async fn digest(
+        this: &Arc<Self>,
+        repository: Repository,
+        digest: Digest,
+    ) -> Result<Found, UpstreamError> {
         let manifest = Self::body(this, &repository, digest).await?;
-        Ok(Found { manifest, age: Duration::ZERO, stale: false })
+        Ok(Found {
+            manifest,
+            age: Duration::ZERO,
+            stale: false,
+        })
     }
 
-    async fn tag(this: &Arc<Self>, repository: Repository, tag: String) -> Result<Found, UpstreamError> {
+    async fn tag(
+        this: &Arc<Self>,
+        repository: Repository,
+        tag: String,
+    ) -> Result<Found, UpstreamError> {
         let key = (repository, tag);
         let known = this.recall(&key).await;
         let last = match known {
-            Some(record) => this.stored(record.digest).await.map(|manifest| (manifest, this.age(record))),
+            Some(record) => this
+                .stored(record.digest)
+                .await
+                .map(|manifest| (manifest, this.age(record))),
             None => None,
         };
         if let Some((manifest, age)) = &last
             && *age < this.freshness.fresh_for
         {
-            return Ok(Found { manifest: manifest.clone(), age: *age, stale: false });
+            return Ok(Found {
+                manifest: manifest.clone(),
+                age: *age,
+                stale: false,
+            });
         }
         let (inner, job) = (Arc::clone(this), key.clone());
-        let refresh = this.by_tag.fly(&key, &this.tasks, || async move { inner.refresh(&job).await });
-        let patience = if last.is_some() { STALE_PATIENCE } else { ANSWER_DEADLINE };
+        let refresh = this.by_tag.fly(
+            &key,
+            &this.tasks,
+            || async move { inner.refresh(&job).await },
+        );
+        let patience = if last.is_some() {
+            STALE_PATIENCE
+        } else {
+            ANSWER_DEADLINE
+        };
         let refreshed = tokio::time::timeout(patience, refresh).await;
         let error = match refreshed {
-            Ok(Ok(manifest)) => return Ok(Found { manifest, age: Duration::ZERO, stale: false }),
+            Ok(Ok(manifest)) => {
+                return Ok(Found {
+                    manifest,
+                    age: Duration::ZERO,
+                    stale: false,
+                });
+            }
             Ok(Err(error)) => error,
-            Err(_) => UpstreamError::Unavailable { registry: key.0.registry.clone(), detail: "no answer in time".into() },
+            Err(_) => UpstreamError::Unavailable {
+                registry: key.0.registry.clone(),
+                detail: "no answer in time".into(),
+            },
         };
         match last {
-            Some((manifest, age)) if error.allows_stale() && age <= this.freshness.stale_if_error => {
+            Some((manifest, age))
+                if error.allows_stale() && age <= this.freshness.stale_if_error =>
+            {
                 tracing::warn!(registry = key.0.registry, repository = key.0.name, tag = key.1, ?age, %error, "answering with the last known digest");
-                Ok(Found { manifest, age, stale: true })
+                Ok(Found {
+                    manifest,
+                    age,
+                    stale: true,
+                })
             }
             _ => Err(error),
         }
     }
 
     /// Asks the registry what the tag names now, and fetches the body when it is new.
-    async fn refresh(self: &Arc<Self>, key: &(Repository, String)) -> Result<FetchedManifest, UpstreamError> {
+    async fn refresh(
+        self: &Arc<Self>,
+        key: &(Repository, String),
+    ) -> Result<FetchedManifest, UpstreamError> {
         let (repository, tag) = key;
         let registry = self.upstreams.registry(&repository.registry)?;
         let manifest = match registry.resolve(&repository.name, tag).await? {
@@ -169,7 +251,11 @@ impl Inner {
     }
 
     /// A manifest by digest, from the store or from upstream.
-    async fn body(this: &Arc<Self>, repository: &Repository, digest: Digest) -> Result<FetchedManifest, UpstreamError> {
+    async fn body(
+        this: &Arc<Self>,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Result<FetchedManifest, UpstreamError> {
         if let Some(manifest) = this.stored(digest).await {
             return Ok(manifest);
         }
@@ -177,7 +263,9 @@ impl Inner {
         let (inner, repository) = (Arc::clone(this), repository.clone());
         let fetch = || async move {
             let registry = inner.upstreams.registry(&repository.registry)?;
-            let manifest = registry.manifest(&repository.name, &digest.to_string(), Some(digest)).await?;
+            let manifest = registry
+                .manifest(&repository.name, &digest.to_string(), Some(digest))
+                .await?;
             inner.keep(manifest.clone()).await;
             Ok(manifest)
         };
@@ -187,30 +275,52 @@ impl Inner {
     async fn stored(&self, digest: Digest) -> Option<FetchedManifest> {
         let store = self.store.clone();
         let (media_type, body) = pool::run(move || store.manifest(&digest)).await?;
-        Some(FetchedManifest { digest, media_type, body })
+        Some(FetchedManifest {
+            digest,
+            media_type,
+            body,
+        })
     }
 
     /// Keeps a body; a disk in trouble costs a later fetch, not this answer.
     async fn keep(&self, manifest: FetchedManifest) {
         let store = self.store.clone();
-        let kept = pool::run(move || store.put_manifest(&manifest.digest, &manifest.media_type, &manifest.body)).await;
+        let kept = pool::run(move || {
+            store.put_manifest(&manifest.digest, &manifest.media_type, &manifest.body)
+        })
+        .await;
         report(kept);
     }
 
     async fn recall(&self, key: &(Repository, String)) -> Option<TagRecord> {
-        if let Some(record) = self.tags.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
+        if let Some(record) = self
+            .tags
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+        {
             return Some(*record);
         }
         let (store, name) = (self.store.clone(), store_key(key));
-        let record = pool::run(move || store.tag(&name)).await.as_deref().and_then(parse_record)?;
+        let record = pool::run(move || store.tag(&name))
+            .await
+            .as_deref()
+            .and_then(parse_record)?;
         self.note(key, record);
         Some(record)
     }
 
     async fn remember(&self, key: &(Repository, String), digest: Digest) {
-        let record = TagRecord { digest, confirmed_unix_ms: self.clock.unix_ms() };
+        let record = TagRecord {
+            digest,
+            confirmed_unix_ms: self.clock.unix_ms(),
+        };
         self.note(key, record);
-        let (store, name, value) = (self.store.clone(), store_key(key), format!("{digest} {}", record.confirmed_unix_ms));
+        let (store, name, value) = (
+            self.store.clone(),
+            store_key(key),
+            format!("{digest} {}", record.confirmed_unix_ms),
+        );
         report(pool::run(move || store.put_tag(&name, &value)).await);
     }
 
@@ -223,7 +333,11 @@ impl Inner {
     }
 
     fn age(&self, record: TagRecord) -> Duration {
-        Duration::from_millis(self.clock.unix_ms().saturating_sub(record.confirmed_unix_ms))
+        Duration::from_millis(
+            self.clock
+                .unix_ms()
+                .saturating_sub(record.confirmed_unix_ms),
+        )
     }
 }
 
@@ -239,12 +353,20 @@ fn store_key(key: &(Repository, String)) -> String {
 
 fn parse_record(text: &str) -> Option<TagRecord> {
     let (digest, confirmed) = text.split_once(' ')?;
-    Some(TagRecord { digest: digest.parse().ok()?, confirmed_unix_ms: confirmed.parse().ok()? })
+    Some(TagRecord {
+        digest: digest.parse().ok()?,
+        confirmed_unix_ms: confirmed.parse().ok()?,
+    })
 }
 
 /// Whether Accept lines cover a type. No line at all accepts everything. Weights are passed over, but for a zero.
 fn is_accepted(accept: &[String], media_type: &str) -> bool {
-    let mut ranges = accept.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|range| !range.is_empty()).peekable();
+    let mut ranges = accept
+        .iter()
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|range| !range.is_empty())
+        .peekable();
     if ranges.peek().is_none() {
         return true;
     }
@@ -253,7 +375,11 @@ fn is_accepted(accept: &[String], media_type: &str) -> bool {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        let covers = name == "*/*" || name.eq_ignore_ascii_case(media_type) || name.strip_suffix("/*").is_some_and(|name| name.eq_ignore_ascii_case(kind));
+        let covers = name == "*/*"
+            || name.eq_ignore_ascii_case(media_type)
+            || name
+                .strip_suffix("/*")
+                .is_some_and(|name| name.eq_ignore_ascii_case(kind));
         covers && !refused
     })
 }
@@ -264,7 +390,12 @@ mod tests {
 
     #[test]
     fn all_accept_lines_are_read() {
-        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let lines = |lines: &[&str]| {
+            lines
+                .iter()
+                .map(|line| (*line).to_owned())
+                .collect::<Vec<_>>()
+        };
         let oci = "application/vnd.oci.image.index.v1+json";
         let cases = [
             (lines(&[]), true),
@@ -272,7 +403,10 @@ mod tests {
             (lines(&["*/*"]), true),
             (lines(&["application/*"]), true),
             (lines(&["text/plain", "application/json", oci]), true),
-            (lines(&["text/plain, application/vnd.oci.image.index.v1+json;q=0.5"]), true),
+            (
+                lines(&["text/plain, application/vnd.oci.image.index.v1+json;q=0.5"]),
+                true,
+            ),
             (lines(&["text/plain"]), false),
             (lines(&["text/*"]), false),
             (lines(&["*/*;q=0"]), false),
@@ -285,8 +419,20 @@ mod tests {
     #[test]
     fn tag_records_come_back_from_the_store_and_junk_does_not() {
         let digest: Digest = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
-        assert_eq!(parse_record(&format!("{digest} 17")), Some(TagRecord { digest, confirmed_unix_ms: 17 }));
-        for junk in ["", "x", "sha256:a 1", &format!("{digest} x"), &format!("{digest}")] {
+        assert_eq!(
+            parse_record(&format!("{digest} 17")),
+            Some(TagRecord {
+                digest,
+                confirmed_unix_ms: 17
+            })
+        );
+        for junk in [
+            "",
+            "x",
+            "sha256:a 1",
+            &format!("{digest} x"),
+            &format!("{digest}"),
+        ] {
             assert_eq!(parse_record(junk), None, "{junk}");
         }
     }

@@ -16,7 +16,9 @@ use shoal_peer::store::disk::OsDisk;
 use shoal_peer::store::{Store, StoreError, StoreOptions};
 use shoal_peer::{Handle, PeerOptions};
 use shoal_proto::{Role, limits};
-use shoal_tracker::cluster::{ClusterError, ClusterSecrets, OwnMembership, SecretFiles, random_bytes};
+use shoal_tracker::cluster::{
+    ClusterError, ClusterSecrets, OwnMembership, SecretFiles, random_bytes,
+};
 use shoal_tracker::{Tracker, TrackerError, TrackerOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +90,10 @@ pub struct Origin {
 /// What could not be had at the start.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), OriginError> {
     let metrics = shoal_daemon::metrics::install(env!("CARGO_PKG_VERSION"))?;
-    let admin_port = Admin::bind(&AdminSection { listen: config.admin_listen }).await?;
+    let admin_port = Admin::bind(&AdminSection {
+        listen: config.admin_listen,
+    })
+    .await?;
     let tasks = TaskTracker::new();
     let origin = Origin::start(config, &shutdown, &tasks).await?;
     let _watchdog = shoal_daemon::watchdog::start(STALL_LIMIT).map_err(OriginError::Watchdog)?;
@@ -114,7 +119,11 @@ impl Origin {
     ///
     /// # Errors
     /// What could not be had.
-    pub async fn start(config: Config, shutdown: &CancellationToken, tasks: &TaskTracker) -> Result<Self, OriginError> {
+    pub async fn start(
+        config: Config,
+        shutdown: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Self, OriginError> {
         let data_dir = DataDir::open(&config.data_dir)?;
         let identity = Identity::load_or_create(&data_dir.identity())?;
         let files = SecretFiles {
@@ -123,10 +132,18 @@ impl Origin {
             join_token_file: config.join_token_file.as_deref(),
         };
         let secrets = ClusterSecrets::load_or_create(&files)?;
-        let listener = shoal_daemon::bind::tcp("the registry", "registry.listen", config.registry_listen).await?;
+        let listener =
+            shoal_daemon::bind::tcp("the registry", "registry.listen", config.registry_listen)
+                .await?;
         let registry_addr = listener.local_addr().map_err(OriginError::LocalAddr)?;
         let tracker = match config.trackers.is_empty() {
-            true => Some(embedded_tracker(&config, &secrets, data_dir.path(), shutdown, tasks)?),
+            true => Some(embedded_tracker(
+                &config,
+                &secrets,
+                data_dir.path(),
+                shutdown,
+                tasks,
+            )?),
             false => None,
         };
         let mut options = peer_options(&config, identity.clone(), &secrets)?;
@@ -138,15 +155,42 @@ impl Origin {
         let store = open_store(&config, data_dir.path()).await?;
 
         let own = own_membership(&config, &identity);
-        tasks.spawn(secrets.clone().renew(own, options.credentials.clone(), shutdown.clone()));
-        let upstreams = Arc::new(Upstreams::new(config.upstreams.clone(), config.allow_any_upstream, timeouts(&config)));
+        tasks.spawn(
+            secrets
+                .clone()
+                .renew(own, options.credentials.clone(), shutdown.clone()),
+        );
+        let upstreams = Arc::new(Upstreams::new(
+            config.upstreams.clone(),
+            config.allow_any_upstream,
+            timeouts(&config),
+        ));
         let (ingest, manifests) = seeding(&config, &upstreams, &store, &identity, tasks, shutdown);
-        options.seeder = Some(Arc::new(UpstreamSeeder { ingest: ingest.clone(), manifests: manifests.clone() }));
+        options.seeder = Some(Arc::new(UpstreamSeeder {
+            ingest: ingest.clone(),
+            manifests: manifests.clone(),
+        }));
         let handle = shoal_peer::start(endpoint, store, options, shutdown.clone(), tasks);
         ingest.attach(handle.clone());
-        start_registry(RegistryServer { handle: handle.clone(), manifests }, listener, shutdown, tasks);
+        start_registry(
+            RegistryServer {
+                handle: handle.clone(),
+                manifests,
+            },
+            listener,
+            shutdown,
+            tasks,
+        );
         tracing::info!(%registry_addr, %peers_addr, peer = %handle.me(), "the origin serves");
-        Ok(Self { handle, ingest, tracker, secrets, registry_addr, peers_addr, upstreams })
+        Ok(Self {
+            handle,
+            ingest,
+            tracker,
+            secrets,
+            registry_addr,
+            peers_addr,
+            upstreams,
+        })
     }
 
     /// The member of swarms inside it.
@@ -195,7 +239,12 @@ impl Origin {
     }
 }
 
-fn start_registry(server: RegistryServer, listener: TcpListener, shutdown: &CancellationToken, tasks: &TaskTracker) {
+fn start_registry(
+    server: RegistryServer,
+    listener: TcpListener,
+    shutdown: &CancellationToken,
+    tasks: &TaskTracker,
+) {
     tasks.spawn(server::serve(server, listener, shutdown.clone()));
 }
 
@@ -209,19 +258,44 @@ fn seeding(
 ) -> (Ingest, Manifests) {
     let (upstreams, key) = (Arc::clone(upstreams), identity.origin_key());
     let downloads = config.pull.downloads;
-    let ingest = Ingest::new(Arc::clone(&upstreams), store.clone(), key, downloads, tasks.clone(), shutdown.clone());
+    let ingest = Ingest::new(
+        Arc::clone(&upstreams),
+        store.clone(),
+        key,
+        downloads,
+        tasks.clone(),
+        shutdown.clone(),
+    );
     let freshness = Freshness {
         fresh_for: config.pull.tag_freshness.duration(),
         stale_if_error: config.pull.stale_if_error.duration(),
     };
-    (ingest, Manifests::new(upstreams, store.clone(), freshness, WallClock::default(), tasks.clone()))
+    (
+        ingest,
+        Manifests::new(
+            upstreams,
+            store.clone(),
+            freshness,
+            WallClock::default(),
+            tasks.clone(),
+        ),
+    )
 }
 
 fn own_membership(config: &Config, identity: &Identity) -> OwnMembership {
-    OwnMembership { peer: identity.peer_id(), role: Role::Origin, zone: config.zone.clone(), life: config.membership_life }
+    OwnMembership {
+        peer: identity.peer_id(),
+        role: Role::Origin,
+        zone: config.zone.clone(),
+        life: config.membership_life,
+    }
 }
 
-fn peer_options(config: &Config, identity: Identity, secrets: &ClusterSecrets) -> Result<PeerOptions, OriginError> {
+fn peer_options(
+    config: &Config,
+    identity: Identity,
+    secrets: &ClusterSecrets,
+) -> Result<PeerOptions, OriginError> {
     let credentials = secrets.credentials(&own_membership(config, &identity), &config.public_keys);
     let mut options = PeerOptions::new(Role::Origin, config.zone.clone(), identity, credentials);
     options.trackers.clone_from(&config.trackers);
@@ -232,7 +306,11 @@ fn peer_options(config: &Config, identity: Identity, secrets: &ClusterSecrets) -
 }
 
 fn bind_peers(config: &Config, options: &PeerOptions) -> Result<(Endpoint, Acceptor), OriginError> {
-    let mut endpoint = EndpointOptions::new(config.peers_listen, options.identity.clone(), options.credentials.clone());
+    let mut endpoint = EndpointOptions::new(
+        config.peers_listen,
+        options.identity.clone(),
+        options.credentials.clone(),
+    );
     endpoint.links_max = limits::SERVICE_LINKS_MAX;
     Ok(Endpoint::bind(endpoint)?)
 }
@@ -241,7 +319,8 @@ async fn open_store(config: &Config, dir: &Path) -> Result<Store, OriginError> {
     let mut options = StoreOptions::new(dir);
     options.quota_bytes = config.quota_bytes;
     options.free_floor_bytes = config.free_floor_bytes;
-    let (store, report) = shoal_peer::pool::run(move || Store::open(options, Arc::new(OsDisk))).await?;
+    let (store, report) =
+        shoal_peer::pool::run(move || Store::open(options, Arc::new(OsDisk))).await?;
     tracing::info!(?report, "the store is open");
     Ok(store)
 }
@@ -269,8 +348,12 @@ fn embedded_tracker(
 /// Where a process beside it reaches a port that may listen on all addresses.
 fn beside(addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
-        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, addr.port())),
+        IpAddr::V4(ip) if ip.is_unspecified() => {
+            SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port()))
+        }
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::from((Ipv6Addr::LOCALHOST, addr.port()))
+        }
         _ => addr,
     }
 }
@@ -290,7 +373,11 @@ mod tests {
 
     #[test]
     fn a_port_on_all_addresses_is_reached_over_loopback() {
-        let cases = [("0.0.0.0:7", "127.0.0.1:7"), ("[::]:7", "[::1]:7"), ("10.0.0.1:7", "10.0.0.1:7")];
+        let cases = [
+            ("0.0.0.0:7", "127.0.0.1:7"),
+            ("[::]:7", "[::1]:7"),
+            ("10.0.0.1:7", "10.0.0.1:7"),
+        ];
         for (bound, expected) in cases {
             assert_eq!(beside(bound.parse().unwrap()), expected.parse().unwrap());
         }

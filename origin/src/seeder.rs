@@ -23,7 +23,13 @@ pub(crate) struct UpstreamSeeder {
 }
 
 impl Seeder for UpstreamSeeder {
-    fn open(&self, caller: PeerId, digest: Digest, source: Source, stat: bool) -> BoxFuture<'_, Result<OpenAnswer, Refusal>> {
+    fn open(
+        &self,
+        caller: PeerId,
+        digest: Digest,
+        source: Source,
+        stat: bool,
+    ) -> BoxFuture<'_, Result<OpenAnswer, Refusal>> {
         async move {
             let repository = Repository::parse(&source.registry, &source.repository)
                 .map_err(|error| Refusal::new(RefusalCode::BadRequest).with_detail(error.to_string()))?;
@@ -39,7 +45,11 @@ impl Seeder for UpstreamSeeder {
         .boxed()
     }
 
-    fn manifest(&self, caller: PeerId, ask: ManifestAsk) -> BoxFuture<'_, Result<ManifestAnswer, Refusal>> {
+    fn manifest(
+        &self,
+        caller: PeerId,
+        ask: ManifestAsk,
+    ) -> BoxFuture<'_, Result<ManifestAnswer, Refusal>> {
         async move {
             tracing::debug!(caller = %caller.short(), reference = ask.reference, "a peer asks for a manifest");
             self.manifests.answer(&ask).await

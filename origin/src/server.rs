@@ -41,9 +41,14 @@ pub(crate) struct RegistryServer {
 }
 
 /// Serves until `shutdown`; answers under way are cut then, since their clients know how to go on elsewhere.
-pub(crate) async fn serve(server: RegistryServer, listener: TcpListener, shutdown: CancellationToken) {
+pub(crate) async fn serve(
+    server: RegistryServer,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) {
     let app = Router::new().fallback(answer).with_state(server);
-    let serving = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let serving =
+        axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         result = serving => if let Err(error) = result {
             tracing::error!(%error, "the registry port is gone");
@@ -56,20 +61,32 @@ async fn answer(State(server): State<RegistryServer>, request: Request) -> Respo
     let head = request.method() == Method::HEAD;
     let mut response = if head || request.method() == Method::GET {
         match Target::parse(request.uri().path(), request.uri().query()) {
-            Some(Target { kind: Kind::Root, .. }) => Json(json!({})).into_response(),
+            Some(Target {
+                kind: Kind::Root, ..
+            }) => Json(json!({})).into_response(),
             Some(target) => server.content(target, head, request.headers()).await,
             None => error(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "no such route"),
         }
     } else {
-        error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "this registry is read-only")
+        error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "UNSUPPORTED",
+            "this registry is read-only",
+        )
     };
-    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    response
+        .headers_mut()
+        .insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     response
 }
 
 impl RegistryServer {
     async fn content(&self, target: Target, head: bool, headers: &HeaderMap) -> Response {
-        let source = Source { registry: target.registry, repository: target.repository, authorization: None };
+        let source = Source {
+            registry: target.registry,
+            repository: target.repository,
+            authorization: None,
+        };
         match target.kind {
             Kind::Blob(digest) => self.blob(digest, source, head, headers).await,
             Kind::Manifest(reference) => self.manifest(reference, source, head, headers).await,
@@ -77,10 +94,26 @@ impl RegistryServer {
         }
     }
 
-    async fn manifest(&self, reference: String, source: Source, head: bool, headers: &HeaderMap) -> Response {
-        let lines = headers.get_all(header::ACCEPT).iter().take(limits::ACCEPT_RANGES_MAX);
-        let accept = lines.filter_map(|line| line.to_str().ok().map(str::to_owned)).collect();
-        let ask = ManifestAsk { source, reference, accept, head };
+    async fn manifest(
+        &self,
+        reference: String,
+        source: Source,
+        head: bool,
+        headers: &HeaderMap,
+    ) -> Response {
+        let lines = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .take(limits::ACCEPT_RANGES_MAX);
+        let accept = lines
+            .filter_map(|line| line.to_str().ok().map(str::to_owned))
+            .collect();
+        let ask = ManifestAsk {
+            source,
+            reference,
+            accept,
+            head,
+        };
         let answer = match self.manifests.answer(&ask).await {
             Ok(answer) => answer,
             Err(refusal) => return refused(&refusal, "MANIFEST_UNKNOWN"),
@@ -90,34 +123,59 @@ impl RegistryServer {
             .header(header::CONTENT_LENGTH, answer.length)
             .header(CONTENT_DIGEST, answer.digest.to_string());
         if answer.stale {
-            response = response.header(header::WARNING, "299 - \"upstream cannot be asked; this is the last known answer\"");
+            response = response.header(
+                header::WARNING,
+                "299 - \"upstream cannot be asked; this is the last known answer\"",
+            );
         }
         built(response.body(Body::from(answer.body)))
     }
 
-    async fn blob(&self, digest: Digest, source: Source, head: bool, headers: &HeaderMap) -> Response {
-        let Ok(opened) = tokio::time::timeout(OPEN_DEADLINE, self.open(digest, source, head)).await else {
-            return error(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "no answer from upstream in time");
+    async fn blob(
+        &self,
+        digest: Digest,
+        source: Source,
+        head: bool,
+        headers: &HeaderMap,
+    ) -> Response {
+        let Ok(opened) = tokio::time::timeout(OPEN_DEADLINE, self.open(digest, source, head)).await
+        else {
+            return error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UNAVAILABLE",
+                "no answer from upstream in time",
+            );
         };
         let (blob_bytes, reader) = match opened {
             Ok(opened) => opened,
             Err(failure) => return failed(&failure),
         };
-        let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
+        let range = headers
+            .get(header::RANGE)
+            .and_then(|range| range.to_str().ok());
         let wanted = range.map_or(Wanted::All, |range| parse_range(range, blob_bytes));
         let mut response = Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::ACCEPT_RANGES, "bytes")
             .header(CONTENT_DIGEST, digest.to_string());
         let range = match wanted {
-            Wanted::All => ByteRange { start: 0, end: blob_bytes },
+            Wanted::All => ByteRange {
+                start: 0,
+                end: blob_bytes,
+            },
             Wanted::Part(part) => {
                 let told = format!("bytes {}-{}/{blob_bytes}", part.start, part.end - 1);
-                response = response.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, told);
+                response = response
+                    .status(StatusCode::PARTIAL_CONTENT)
+                    .header(header::CONTENT_RANGE, told);
                 part
             }
             Wanted::Nothing => {
-                let mut response = error(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", "the range lies outside the blob");
+                let mut response = error(
+                    StatusCode::RANGE_NOT_SATISFIABLE,
+                    "SIZE_INVALID",
+                    "the range lies outside the blob",
+                );
                 if let Ok(told) = HeaderValue::from_str(&format!("bytes */{blob_bytes}")) {
                     response.headers_mut().insert(header::CONTENT_RANGE, told);
                 }
@@ -135,7 +193,12 @@ impl RegistryServer {
         built(response.body(body))
     }
 
-    async fn open(&self, digest: Digest, source: Source, head: bool) -> Result<(u64, Option<BlobReader>), OpenError> {
+    async fn open(
+        &self,
+        digest: Digest,
+        source: Source,
+        head: bool,
+    ) -> Result<(u64, Option<BlobReader>), OpenError> {
         if head {
             return Ok((self.handle.stat(digest, source).await?, None));
         }
@@ -154,25 +217,46 @@ fn body_of(reader: BlobReader) -> Body {
 fn failed(failure: &OpenError) -> Response {
     match failure.refusal() {
         Some(refusal) => refused(refusal, "BLOB_UNKNOWN"),
-        None => error(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &failure.to_string()),
+        None => error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "UNAVAILABLE",
+            &failure.to_string(),
+        ),
     }
 }
 
 /// A refusal for a client: what it may have elsewhere is not found here, what is broken here is unavailable.
 fn refused(refusal: &Refusal, unknown: &'static str) -> Response {
     match refusal.code {
-        RefusalCode::Denied | RefusalCode::NotFound | RefusalCode::NotHeld => error(StatusCode::NOT_FOUND, unknown, &refusal.detail),
-        RefusalCode::BadRequest => error(StatusCode::BAD_REQUEST, "NAME_INVALID", &refusal.detail),
-        RefusalCode::Busy | RefusalCode::Injected | RefusalCode::Leaving | RefusalCode::Unavailable => {
-            error(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &refusal.detail)
+        RefusalCode::Denied | RefusalCode::NotFound | RefusalCode::NotHeld => {
+            error(StatusCode::NOT_FOUND, unknown, &refusal.detail)
         }
+        RefusalCode::BadRequest => error(StatusCode::BAD_REQUEST, "NAME_INVALID", &refusal.detail),
+        RefusalCode::Busy
+        | RefusalCode::Injected
+        | RefusalCode::Leaving
+        | RefusalCode::Unavailable => error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "UNAVAILABLE",
+            &refusal.detail,
+        ),
     }
 }
 
 fn error(status: StatusCode, code: &'static str, message: &str) -> Response {
-    (status, Json(json!({ "errors": [{ "code": code, "message": message }] }))).into_response()
+    (
+        status,
+        Json(json!({ "errors": [{ "code": code, "message": message }] })),
+    )
+        .into_response()
 }
 
 fn built(response: Result<Response, http::Error>) -> Response {
-    response.unwrap_or_else(|_| error(StatusCode::BAD_GATEWAY, "UNAVAILABLE", "upstream's answer cannot be repeated"))
+    response.unwrap_or_else(|_| {
+        error(
+            StatusCode::BAD_GATEWAY,
+            "UNAVAILABLE",
+            "upstream's answer cannot be repeated",
+        )
+    })
 }

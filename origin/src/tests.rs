@@ -35,13 +35,26 @@ impl Stage {
     async fn start(dir: &Path, upstream: UpstreamEntry) -> Self {
         install_provider();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let origin = within(Origin::start(config(dir, upstream), &shutdown, &tasks)).await.unwrap();
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        Self { origin, client, shutdown, tasks }
+        let origin = within(Origin::start(config(dir, upstream), &shutdown, &tasks))
+            .await
+            .unwrap();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .unwrap();
+        Self {
+            origin,
+            client,
+            shutdown,
+            tasks,
+        }
     }
 
     async fn get(&self, path: &str) -> Response {
-        within(self.client.get(self.url(path)).send()).await.unwrap()
+        within(self.client.get(self.url(path)).send())
+            .await
+            .unwrap()
     }
 
     fn url(&self, path: &str) -> String {
@@ -58,7 +71,13 @@ impl Stage {
 
 fn config(dir: &Path, upstream: UpstreamEntry) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut raw = RawConfig { data_dir: dir.to_owned(), registries: Vec::new(), upstream: vec![upstream], log: LogSection::default(), ..RawConfig::default() };
+    let mut raw = RawConfig {
+        data_dir: dir.to_owned(),
+        registries: Vec::new(),
+        upstream: vec![upstream],
+        log: LogSection::default(),
+        ..RawConfig::default()
+    };
     raw.registry.listen = any;
     raw.peers.listen = any;
     raw.admin.listen = any;
@@ -70,7 +89,11 @@ fn config(dir: &Path, upstream: UpstreamEntry) -> Config {
 }
 
 fn source(scripted: &Scripted) -> Source {
-    Source { registry: scripted.addr.to_string(), repository: "team/app".into(), authorization: None }
+    Source {
+        registry: scripted.addr.to_string(),
+        repository: "team/app".into(),
+        authorization: None,
+    }
 }
 
 fn blob_path(scripted: &Scripted, digest: &Digest) -> String {
@@ -82,5 +105,7 @@ async fn body(response: Response) -> Bytes {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future).await.expect("within the deadline")
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .expect("within the deadline")
 }

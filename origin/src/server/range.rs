@@ -17,18 +17,31 @@ pub(super) enum Wanted {
 
 /// Reads a `Range` header.
 pub(super) fn parse_range(text: &str, length: u64) -> Wanted {
-    let Some(spec) = text.trim().strip_prefix("bytes=").filter(|spec| !spec.contains(',')) else { return Wanted::All };
-    let Some((first, last)) = spec.trim().split_once('-') else { return Wanted::All };
+    let Some(spec) = text
+        .trim()
+        .strip_prefix("bytes=")
+        .filter(|spec| !spec.contains(','))
+    else {
+        return Wanted::All;
+    };
+    let Some((first, last)) = spec.trim().split_once('-') else {
+        return Wanted::All;
+    };
     let (start, end) = match (parse(first), parse(last)) {
-        (Some(Some(start)), Some(last)) if last.is_none_or(|last| start <= last) => {
-            (start, last.map_or(length, |last| last.saturating_add(1).min(length)))
-        }
+        (Some(Some(start)), Some(last)) if last.is_none_or(|last| start <= last) => (
+            start,
+            last.map_or(length, |last| last.saturating_add(1).min(length)),
+        ),
         (Some(None), Some(Some(suffix))) => (length - suffix.min(length), length),
         // Malformed, or its end lies before its start.
         (Some(Some(_)), Some(Some(_))) => return Wanted::Nothing,
         _ => return Wanted::All,
     };
-    if start < end { Wanted::Part(ByteRange { start, end }) } else { Wanted::Nothing }
+    if start < end {
+        Wanted::Part(ByteRange { start, end })
+    } else {
+        Wanted::Nothing
+    }
 }
 
 /// A number, or nothing at all; `None` when it is neither.

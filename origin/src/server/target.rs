@@ -28,7 +28,11 @@ impl Target {
     pub(super) fn parse(path: &str, query: Option<&str>) -> Option<Self> {
         let rest = path.strip_prefix("/v2")?;
         if rest.is_empty() || rest == "/" {
-            return Some(Self { registry: String::new(), repository: String::new(), kind: Kind::Root });
+            return Some(Self {
+                registry: String::new(),
+                repository: String::new(),
+                kind: Kind::Root,
+            });
         }
         let rest = rest.strip_prefix('/')?;
         // Names hold slashes, and may hold these words: the last one counts.
@@ -41,15 +45,25 @@ impl Target {
         };
         let (registry, repository) = match (namespace(query), name.split_once('/')) {
             (Some(registry), _) => (registry, name),
-            (None, Some((host, repository))) if host == "localhost" || host.contains(['.', ':']) => (host.to_owned(), repository),
+            (None, Some((host, repository)))
+                if host == "localhost" || host.contains(['.', ':']) =>
+            {
+                (host.to_owned(), repository)
+            }
             (None, _) => (REGISTRY_DEFAULT.to_owned(), name),
         };
-        Some(Self { registry, repository: repository.to_owned(), kind })
+        Some(Self {
+            registry,
+            repository: repository.to_owned(),
+            kind,
+        })
     }
 }
 
 fn namespace(query: Option<&str>) -> Option<String> {
-    let pair = query?.split('&').find_map(|pair| pair.strip_prefix("ns="))?;
+    let pair = query?
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("ns="))?;
     (!pair.is_empty()).then(|| pair.replace("%3A", ":").replace("%3a", ":"))
 }
 
@@ -63,12 +77,36 @@ mod tests {
         let blob = Kind::Blob(digest.parse().unwrap());
         let tag = Kind::Manifest("v1".into());
         let cases = [
-            (format!("/v2/library/app/blobs/{digest}"), None, Some(("docker.io", "library/app", blob.clone()))),
-            ("/v2/library/app/manifests/v1".into(), None, Some(("docker.io", "library/app", tag.clone()))),
-            ("/v2/quay.io/a/b/manifests/v1".into(), None, Some(("quay.io", "a/b", tag.clone()))),
-            ("/v2/127.0.0.1:5000/a/manifests/v1".into(), None, Some(("127.0.0.1:5000", "a", tag.clone()))),
-            ("/v2/a/b/manifests/v1".into(), Some("ns=127.0.0.1%3A5000"), Some(("127.0.0.1:5000", "a/b", tag.clone()))),
-            ("/v2/a/manifests/x/manifests/v1".into(), Some("x=1&ns=quay.io"), Some(("quay.io", "a/manifests/x", tag))),
+            (
+                format!("/v2/library/app/blobs/{digest}"),
+                None,
+                Some(("docker.io", "library/app", blob.clone())),
+            ),
+            (
+                "/v2/library/app/manifests/v1".into(),
+                None,
+                Some(("docker.io", "library/app", tag.clone())),
+            ),
+            (
+                "/v2/quay.io/a/b/manifests/v1".into(),
+                None,
+                Some(("quay.io", "a/b", tag.clone())),
+            ),
+            (
+                "/v2/127.0.0.1:5000/a/manifests/v1".into(),
+                None,
+                Some(("127.0.0.1:5000", "a", tag.clone())),
+            ),
+            (
+                "/v2/a/b/manifests/v1".into(),
+                Some("ns=127.0.0.1%3A5000"),
+                Some(("127.0.0.1:5000", "a/b", tag.clone())),
+            ),
+            (
+                "/v2/a/manifests/x/manifests/v1".into(),
+                Some("x=1&ns=quay.io"),
+                Some(("quay.io", "a/manifests/x", tag)),
+            ),
             ("/v2/a/blobs/sha256:short".into(), None, None),
             ("/v2/a/tags/list".into(), None, None),
             ("/v2/manifests/v1".into(), None, None),
@@ -77,11 +115,20 @@ mod tests {
         ];
         for (path, query, expected) in cases {
             let parsed = Target::parse(&path, query);
-            let parsed = parsed.as_ref().map(|target| (target.registry.as_str(), target.repository.as_str(), target.kind.clone()));
+            let parsed = parsed.as_ref().map(|target| {
+                (
+                    target.registry.as_str(),
+                    target.repository.as_str(),
+                    target.kind.clone(),
+                )
+            });
             assert_eq!(parsed, expected, "{path}");
         }
         for root in ["/v2", "/v2/"] {
-            assert_eq!(Target::parse(root, None).map(|target| target.kind), Some(Kind::Root));
+            assert_eq!(
+                Target::parse(root, None).map(|target| target.kind),
+                Some(Kind::Root)
+            );
         }
     }
 

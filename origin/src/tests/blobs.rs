@@ -24,27 +24,77 @@ async fn blob_is_served_whole_by_range_and_by_head() {
     let stage = Stage::start(dir.path(), scripted.entry()).await;
     let path = blob_path(&scripted, &digest_of(&content));
 
-    let head = within(stage.client.head(stage.url(&path)).send()).await.unwrap();
+    let head = within(stage.client.head(stage.url(&path)).send())
+        .await
+        .unwrap();
     assert_eq!(head.status(), StatusCode::OK);
-    assert_eq!(head.headers()[header::CONTENT_LENGTH], (3 * MIB + 5).to_string());
-    assert!(scripted.seen().iter().all(|seen| seen.method == Method::HEAD), "HEAD starts no download");
+    assert_eq!(
+        head.headers()[header::CONTENT_LENGTH],
+        (3 * MIB + 5).to_string()
+    );
+    assert!(
+        scripted
+            .seen()
+            .iter()
+            .all(|seen| seen.method == Method::HEAD),
+        "HEAD starts no download"
+    );
 
     let whole = stage.get(&path).await;
     assert_eq!(whole.status(), StatusCode::OK);
-    assert_eq!(whole.headers()["docker-content-digest"], digest_of(&content).to_string());
-    assert_eq!(whole.headers()["docker-distribution-api-version"], "registry/2.0");
-    assert_eq!(whole.headers()[header::CONTENT_LENGTH], (3 * MIB + 5).to_string());
+    assert_eq!(
+        whole.headers()["docker-content-digest"],
+        digest_of(&content).to_string()
+    );
+    assert_eq!(
+        whole.headers()["docker-distribution-api-version"],
+        "registry/2.0"
+    );
+    assert_eq!(
+        whole.headers()[header::CONTENT_LENGTH],
+        (3 * MIB + 5).to_string()
+    );
     assert_eq!(body(whole).await, content);
 
-    for (range, start, end) in [("bytes=1000000-", 1_000_000, 3 * MIB + 5), ("bytes=-7", 3 * MIB - 2, 3 * MIB + 5), ("bytes=1048570-1048580", 1_048_570, 1_048_581)] {
-        let part = within(stage.client.get(stage.url(&path)).header(header::RANGE, range).send()).await.unwrap();
+    for (range, start, end) in [
+        ("bytes=1000000-", 1_000_000, 3 * MIB + 5),
+        ("bytes=-7", 3 * MIB - 2, 3 * MIB + 5),
+        ("bytes=1048570-1048580", 1_048_570, 1_048_581),
+    ] {
+        let part = within(
+            stage
+                .client
+                .get(stage.url(&path))
+                .header(header::RANGE, range)
+                .send(),
+        )
+        .await
+        .unwrap();
         assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT, "{range}");
-        assert_eq!(part.headers()[header::CONTENT_RANGE], format!("bytes {start}-{}/{}", end - 1, 3 * MIB + 5));
+        assert_eq!(
+            part.headers()[header::CONTENT_RANGE],
+            format!("bytes {start}-{}/{}", end - 1, 3 * MIB + 5)
+        );
         assert_eq!(body(part).await, content.slice(start..end), "{range}");
     }
-    let outside = within(stage.client.get(stage.url(&path)).header(header::RANGE, "bytes=99999999-").send()).await.unwrap();
+    let outside = within(
+        stage
+            .client
+            .get(stage.url(&path))
+            .header(header::RANGE, "bytes=99999999-")
+            .send(),
+    )
+    .await
+    .unwrap();
     assert_eq!(outside.status(), StatusCode::RANGE_NOT_SATISFIABLE);
-    assert_eq!(scripted.seen().iter().filter(|seen| seen.method == Method::GET).count(), 1);
+    assert_eq!(
+        scripted
+            .seen()
+            .iter()
+            .filter(|seen| seen.method == Method::GET)
+            .count(),
+        1
+    );
     stage.stop().await;
 }
 
@@ -57,7 +107,10 @@ async fn a_hundred_askers_at_once_cost_upstream_one_get() {
     let stage = Stage::start(dir.path(), scripted.entry()).await;
     let handle = stage.origin.handle();
     let reads = (0..100).map(|_| async {
-        let mut reader = handle.open(digest_of(&content), source(&scripted), None).await.unwrap();
+        let mut reader = handle
+            .open(digest_of(&content), source(&scripted), None)
+            .await
+            .unwrap();
         let mut out = BytesMut::new();
         while let Some(bytes) = reader.next().await {
             out.extend_from_slice(&bytes.unwrap());
@@ -84,19 +137,32 @@ async fn bytes_go_out_before_the_last_have_come_in() {
             Ok::<_, std::io::Error>(rest)
         });
         let parts = stream::once(async { Ok(first) }).chain(later);
-        Reply::builder().header(header::CONTENT_LENGTH, sent.len()).body(Body::from_stream(parts)).unwrap()
+        Reply::builder()
+            .header(header::CONTENT_LENGTH, sent.len())
+            .body(Body::from_stream(parts))
+            .unwrap()
     })
     .await;
     let dir = tempfile::tempdir().unwrap();
     let mut entry = scripted.entry();
     entry.url = Some(format!("http://{}", scripted.addr));
     let stage = Stage::start(dir.path(), entry).await;
-    let mut reader = within(stage.origin.handle().open(digest_of(&content), source(&scripted), None)).await.unwrap();
+    let mut reader = within(stage.origin.handle().open(
+        digest_of(&content),
+        source(&scripted),
+        None,
+    ))
+    .await
+    .unwrap();
     let mut out = BytesMut::new();
     while out.len() < 2 * MIB {
         out.extend_from_slice(&within(reader.next()).await.unwrap().unwrap());
     }
-    assert_eq!(gate.available_permits(), 0, "half of the blob is here, and upstream has not sent the rest");
+    assert_eq!(
+        gate.available_permits(),
+        0,
+        "half of the blob is here, and upstream has not sent the rest"
+    );
     gate.add_permits(1);
     while let Some(bytes) = within(reader.next()).await {
         out.extend_from_slice(&bytes.unwrap());
@@ -122,26 +188,47 @@ async fn wrong_bytes_are_never_completed_and_never_kept() {
     }
     let again = within(stage.origin.handle().open(digest, source(&scripted), None)).await;
     let error = again.err().expect("it is known to be wrong");
-    assert_eq!(error.refusal().map(|refusal| refusal.code), Some(RefusalCode::Unavailable), "{error}");
-    assert!(stage.origin.handle().store().lookup(&digest).is_none_or(|blob| !blob.complete));
+    assert_eq!(
+        error.refusal().map(|refusal| refusal.code),
+        Some(RefusalCode::Unavailable),
+        "{error}"
+    );
+    assert!(
+        stage
+            .origin
+            .handle()
+            .store()
+            .lookup(&digest)
+            .is_none_or(|blob| !blob.complete)
+    );
     stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarted_origin_asks_for_what_is_missing_only() {
     let content = noise(5 * MIB, 5);
-    let (sent, broken) = (content.clone(), Arc::new(std::sync::atomic::AtomicBool::new(true)));
+    let (sent, broken) = (
+        content.clone(),
+        Arc::new(std::sync::atomic::AtomicBool::new(true)),
+    );
     let mend = Arc::clone(&broken);
-    let scripted = Scripted::serve(move |seen| match (broken.load(std::sync::atomic::Ordering::SeqCst), seen.from()) {
-        (false, _) => blob(seen, &sent),
-        (true, None) => cut_blob(seen, &sent, 3 * MIB + 1_000),
-        (true, Some(_)) => status(404),
+    let scripted = Scripted::serve(move |seen| {
+        match (
+            broken.load(std::sync::atomic::Ordering::SeqCst),
+            seen.from(),
+        ) {
+            (false, _) => blob(seen, &sent),
+            (true, None) => cut_blob(seen, &sent, 3 * MIB + 1_000),
+            (true, Some(_)) => status(404),
+        }
     })
     .await;
     let dir = tempfile::tempdir().unwrap();
     let digest = digest_of(&content);
     let stage = Stage::start(dir.path(), scripted.entry()).await;
-    let mut reader = within(stage.origin.handle().open(digest, source(&scripted), None)).await.unwrap();
+    let mut reader = within(stage.origin.handle().open(digest, source(&scripted), None))
+        .await
+        .unwrap();
     let mut out = BytesMut::new();
     while out.len() < 3 * MIB {
         out.extend_from_slice(&within(reader.next()).await.unwrap().unwrap());
@@ -174,9 +261,19 @@ async fn download_goes_on_when_its_asker_has_gone() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::start(dir.path(), scripted.entry()).await;
     let digest = digest_of(&content);
-    drop(within(stage.origin.handle().open(digest, source(&scripted), None)).await.unwrap());
+    drop(
+        within(stage.origin.handle().open(digest, source(&scripted), None))
+            .await
+            .unwrap(),
+    );
     let complete = async {
-        while !stage.origin.handle().store().lookup(&digest).is_some_and(|blob| blob.complete) {
+        while !stage
+            .origin
+            .handle()
+            .store()
+            .lookup(&digest)
+            .is_some_and(|blob| blob.complete)
+        {
             tokio::task::yield_now().await;
         }
     };
@@ -191,7 +288,13 @@ async fn empty_blob_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::start(dir.path(), scripted.entry()).await;
     let response = stage.get(&blob_path(&scripted, &digest_of(b""))).await;
-    assert_eq!((response.status(), response.headers()[header::CONTENT_LENGTH].to_str().unwrap()), (StatusCode::OK, "0"));
+    assert_eq!(
+        (
+            response.status(),
+            response.headers()[header::CONTENT_LENGTH].to_str().unwrap()
+        ),
+        (StatusCode::OK, "0")
+    );
     assert!(body(response).await.is_empty());
     stage.stop().await;
 }
@@ -204,14 +307,46 @@ async fn wrong_questions_get_right_answers() {
     let ns = scripted.addr;
     let absent = digest_of(b"absent");
     let cases = [
-        (format!("/v2/team/app/blobs/{absent}?ns={ns}"), StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
-        (format!("/v2/team/app/manifests/{absent}?ns={ns}"), StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
-        (format!("/v2/team/app/manifests/v1?ns={ns}"), StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
-        (format!("/v2/Team/app/manifests/v1?ns={ns}"), StatusCode::BAD_REQUEST, "NAME_INVALID"),
-        (format!("/v2/team/app/manifests/sha256:bad?ns={ns}"), StatusCode::BAD_REQUEST, "NAME_INVALID"),
-        (format!("/v2/team/app/blobs/sha256:bad?ns={ns}"), StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
-        (format!("/v2/team/app/blobs/{absent}?ns=169.254.169.254"), StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
-        ("/v2/team/app/manifests/v1?ns=elsewhere.example".into(), StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        (
+            format!("/v2/team/app/blobs/{absent}?ns={ns}"),
+            StatusCode::NOT_FOUND,
+            "BLOB_UNKNOWN",
+        ),
+        (
+            format!("/v2/team/app/manifests/{absent}?ns={ns}"),
+            StatusCode::NOT_FOUND,
+            "MANIFEST_UNKNOWN",
+        ),
+        (
+            format!("/v2/team/app/manifests/v1?ns={ns}"),
+            StatusCode::NOT_FOUND,
+            "MANIFEST_UNKNOWN",
+        ),
+        (
+            format!("/v2/Team/app/manifests/v1?ns={ns}"),
+            StatusCode::BAD_REQUEST,
+            "NAME_INVALID",
+        ),
+        (
+            format!("/v2/team/app/manifests/sha256:bad?ns={ns}"),
+            StatusCode::BAD_REQUEST,
+            "NAME_INVALID",
+        ),
+        (
+            format!("/v2/team/app/blobs/sha256:bad?ns={ns}"),
+            StatusCode::NOT_FOUND,
+            "NAME_UNKNOWN",
+        ),
+        (
+            format!("/v2/team/app/blobs/{absent}?ns=169.254.169.254"),
+            StatusCode::NOT_FOUND,
+            "BLOB_UNKNOWN",
+        ),
+        (
+            "/v2/team/app/manifests/v1?ns=elsewhere.example".into(),
+            StatusCode::NOT_FOUND,
+            "MANIFEST_UNKNOWN",
+        ),
         ("/v3/".into(), StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
     ];
     for (path, expected, code) in cases {
@@ -222,7 +357,14 @@ async fn wrong_questions_get_right_answers() {
         assert!(text.contains(code), "{path}: {text}");
     }
     assert_eq!(stage.get("/v2/").await.status(), StatusCode::OK);
-    let posted = within(stage.client.post(stage.url("/v2/team/app/blobs/uploads/")).send()).await.unwrap();
+    let posted = within(
+        stage
+            .client
+            .post(stage.url("/v2/team/app/blobs/uploads/"))
+            .send(),
+    )
+    .await
+    .unwrap();
     assert_eq!(posted.status(), StatusCode::METHOD_NOT_ALLOWED);
     stage.stop().await;
 }

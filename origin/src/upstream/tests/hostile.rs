@@ -8,7 +8,7 @@ use shoal_proto::limits;
 
 use crate::config::UpstreamEntry;
 use crate::upstream::UpstreamError;
-use crate::upstream::scripted::{Scripted, blob, digest_of, noise, registry, status, with};
+use crate::upstream::scripted::{Scripted, digest_of, noise, registry, status, with};
 
 use super::download;
 
