@@ -4,7 +4,6 @@
 //! runner; a trial that fails shows the end of every process's log.
 
 use std::fs::File;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -54,23 +53,22 @@ impl Trial {
     pub async fn begin(agents: usize, image: &Image) -> Result<Self> {
         let upstream = Upstream::start(&[(REPOSITORY, TAG, image)]).await?;
         let entry = RegistryEntry::plain(upstream.address());
-        Self::with(agents, upstream, entry, |_| Ok(())).await
+        Self::with(agents, upstream, entry, Vec::new()).await
     }
 
-    /// Starts a cluster in front of an upstream that was started before; `prepare` may put files into the run's folder.
+    /// Starts a cluster in front of an upstream that was started before, with these variables around every process.
     pub async fn with(
         agents: usize,
         upstream: Upstream,
         entry: RegistryEntry,
-        prepare: impl FnOnce(&Path) -> Result<()>,
+        env: Vec<(String, String)>,
     ) -> Result<Self> {
         let turn = Turn::wait()?;
         let folder = RunFolder::create("trial")?;
-        prepare(folder.path())?;
         let options = ClusterOptions {
             agents,
             upstreams: vec![entry],
-            ..ClusterOptions::default()
+            env,
         };
         let cluster = match Cluster::start(&folder, options).await {
             Ok(cluster) => cluster,
