@@ -304,12 +304,13 @@ impl Swarm {
     }
 }
 
-/// Everything in our log that it has not heard and does not hold.
+/// Everything in our log that it has not heard and does not hold. An origin hears of everything: what it offered us it holds,
+/// and it has to learn that we do too.
 fn tell(neighbour: &mut Neighbour, pieces: &Pieces, digest: Digest, cx: &mut Context) {
     let news = pieces.log_from(neighbour.told);
     let indexes: Vec<u32> = news
         .iter()
-        .filter(|piece| !neighbour.has(**piece))
+        .filter(|piece| neighbour.is_origin || !neighbour.has(**piece))
         .map(|piece| piece.get())
         .collect();
     neighbour.told = pieces.log_len();

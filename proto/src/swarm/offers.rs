@@ -67,6 +67,17 @@ impl Swarm {
             .count()
     }
 
+    /// Some agent holds everything: what the others lack is its to give, and the origin's uplink may idle.
+    pub(super) fn is_seeded(&self) -> bool {
+        self.neighbours.iter().any(|neighbour| {
+            !neighbour.is_origin
+                && neighbour
+                    .holds
+                    .as_ref()
+                    .is_some_and(crate::Bitfield::is_full)
+        })
+    }
+
     /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
     /// was given the fewest; never one that is known to be slow while others are not.
     fn choose_agent(&self, piece: Option<PieceIndex>, cx: &mut Context) -> Option<PeerIx> {
@@ -124,7 +135,7 @@ impl Swarm {
 
     /// Nothing is fresh: with few agents, what they lack is offered a second time while the uplink would idle.
     fn offer_again(&mut self, cx: &mut Context, now: Instant) {
-        if self.agents() >= limits::FEW_AGENTS {
+        if self.agents() >= limits::FEW_AGENTS || self.is_seeded() {
             return;
         }
         while self.may_offer(cx)

@@ -131,7 +131,7 @@ impl Swarm {
         cx: &Context,
         now: Instant,
     ) -> Result<(), Duration> {
-        let few = self.agents() < limits::FEW_AGENTS;
+        let few = self.agents() < limits::FEW_AGENTS && !self.is_seeded();
         let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) else {
             return Ok(());
         };
