@@ -33,13 +33,6 @@ test: ## installs what it needs, then every check and every test
 	@.ci/install $(if $(CI),ci,test)
 	@$(MAKE) lint build nextest doctest deny deploy
 
-.PHONY: bench
-bench: ## the fan-out on shaped links, and the simulator, at full size
-	@.ci/install demo
-	@cargo build --release --workspace --bins
-	@$(BINARIES)/shoal-loadtest simulate --agents 1000 --link 10gbit --blob 5GiB $(ARGS)
-	@$(BINARIES)/shoal-loadtest fanout --agents 8 --link 100mbit --mtu 1500 --blob 256MiB $(ARGS)
-
 .PHONY: build
 build: ## all binaries
 	@.ci/install build
@@ -63,12 +56,9 @@ doctest: ## examples in the documentation
 deny: ## licences, bans and sources of dependencies
 	cargo deny --locked --log-level error check bans licenses sources
 
-# The checks `configs`, `units` and `images` run the daemons, and join with them.
-DEPLOY_CHECKS ?= chart monitoring
-
 .PHONY: deploy
-deploy: build ## chart, dashboards and alerts
-	deploy/check.sh $(DEPLOY_CHECKS)
+deploy: build ## chart, units, Dockerfile, dashboards and alerts
+	deploy/check.sh
 
 .PHONY: fmt
 fmt: ## formats all code
