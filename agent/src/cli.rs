@@ -54,14 +54,14 @@ enum Command {
     Status(status::StatusArgs),
 }
 
-/// Why a command failed.
+/// Why a command failed. What decides the exit code is a cause of its own, and so not transparent.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    #[error(transparent)]
+    #[error("{0}")]
     Agent(#[from] AgentError),
     #[error(transparent)]
     Ask(#[from] AskError),
-    #[error(transparent)]
+    #[error("{0}")]
     Config(#[from] ConfigError),
     #[error("{0} of the checks failed; each says what to do")]
     Findings(usize),
@@ -75,7 +75,7 @@ pub enum CliError {
     Probe(#[from] ProbeError),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
-    #[error(transparent)]
+    #[error("{0}")]
     Usage(#[from] UsageError),
 }
 

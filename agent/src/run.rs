@@ -51,7 +51,7 @@ pub enum AgentError {
     Peers(#[from] shoal_link::BindError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error(transparent)]
+    #[error("{0}")]
     Token(#[from] ConfigError),
     #[error("cannot start the watchdog: {0}")]
     Watchdog(io::Error),

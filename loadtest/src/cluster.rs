@@ -164,6 +164,7 @@ fn free_addresses() -> Result<Addresses> {
         registry: ports.tcp()?,
         peers: ports.udp()?,
         admin: ports.tcp()?,
+        bound: ports.tcp()?,
         tracker: ports.udp()?,
     })
 }

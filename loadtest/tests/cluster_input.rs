@@ -34,6 +34,7 @@ impl Bench {
             registry: ports.tcp().expect("a port"),
             peers: ports.udp().expect("a port"),
             admin: ports.tcp().expect("a port"),
+            bound: ports.tcp().expect("a port"),
             tracker: ports.udp().expect("a port"),
         };
         Self {

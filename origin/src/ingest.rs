@@ -8,21 +8,20 @@
 //! digest was checked and the blob committed (I5), so that no peer completes a blob that its origin has not; what
 //! adds up to another digest is given up, everywhere, and is an alarm. At most `downloads` blobs come in at once.
 
+mod intake;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use shoal_peer::store::{PieceWriter, Store, StoreError, StoredBlob};
+use shoal_peer::store::{Store, StoreError, StoredBlob};
 use shoal_peer::{Handle, OpenAnswer, SeedError, pool};
-use shoal_proto::{
-    Bitfield, BlobInfo, Digest, Geometry, OriginKey, PieceHasher, PieceIndex, PieceProof,
-};
+use shoal_proto::{BlobInfo, Digest, Geometry, OriginKey};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::intake::Intake;
 use crate::coalesce::CoalesceLimits;
-use crate::cut::Cutter;
 use crate::flight::{Flights, Lead, Seat, wait};
 use crate::names::Repository;
 use crate::upstream::{UpstreamError, Upstreams};
@@ -32,8 +31,6 @@ const LIMITS: CoalesceLimits = CoalesceLimits {
     keys_max: 4096,
     waiters_max: 20_000,
 };
-/// Bytes gathered before they are hashed and handed to the store.
-const BATCH_BYTES: usize = 512 << 10;
 /// A download waits no longer for its turn: whoever asked must be answered while it still listens.
 const TURN_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -340,135 +337,8 @@ fn no_seed(error: SeedError) -> IngestError {
 fn first_missing(blob: &StoredBlob) -> u64 {
     let geometry = blob.info.geometry;
     let missing = blob.held.iter_missing().next();
-    missing.map_or(geometry.blob_bytes(), |piece| {
-        geometry.range_of(piece).start
-    })
-}
-
-/// The bytes of one blob on their way into the store.
-struct Intake<'a> {
-    inner: &'a Inner,
-    handle: &'a Handle,
-    info: BlobInfo,
-    /// Pieces that were held before: their bytes pass by.
-    held: Option<Bitfield>,
-    cutter: Cutter,
-    open: Option<Open>,
-    /// A piece that is stored and not yet told of.
-    untold: Option<PieceIndex>,
-}
-
-/// The piece being written.
-struct Open {
-    piece: PieceIndex,
-    writer: PieceWriter,
-    hasher: PieceHasher,
-    batch: Vec<Bytes>,
-    batch_bytes: usize,
-}
-
-impl<'a> Intake<'a> {
-    fn new(
-        inner: &'a Inner,
-        handle: &'a Handle,
-        info: BlobInfo,
-        held: Option<&StoredBlob>,
-        from: u64,
-    ) -> Self {
-        let held = held.map(|blob| blob.held.clone());
-        Self {
-            inner,
-            handle,
-            info,
-            held,
-            cutter: Cutter::new(info.geometry, from),
-            open: None,
-            untold: None,
-        }
-    }
-
-    async fn take(&mut self, bytes: Bytes) -> Result<(), IngestError> {
-        self.cutter.push(bytes);
-        while let Some(part) = self.cutter.take() {
-            if self
-                .held
-                .as_ref()
-                .is_some_and(|held| held.contains(part.piece))
-            {
-                continue;
-            }
-            let mut open = match self.open.take() {
-                Some(open) => open,
-                None => self.open(part.piece).await?,
-            };
-            open.batch_bytes += part.bytes.len();
-            open.batch.push(part.bytes);
-            if part.ends {
-                self.close(open).await?;
-            } else if open.batch_bytes >= BATCH_BYTES {
-                self.open = Some(pool::run(move || open.write()).await?);
-            } else {
-                self.open = Some(open);
-            }
-        }
-        Ok(())
-    }
-
-    async fn open(&self, piece: PieceIndex) -> Result<Open, IngestError> {
-        let (store, digest) = (self.inner.store.clone(), self.info.digest);
-        let writer = pool::run(move || store.writer(&digest, piece)).await?;
-        Ok(Open {
-            piece,
-            writer,
-            hasher: PieceHasher::new(),
-            batch: Vec::new(),
-            batch_bytes: 0,
-        })
-    }
-
-    /// The piece is whole: hashed, signed, stored. The piece before it is told of now, so that the very last one
-    /// waits for the whole digest.
-    async fn close(&mut self, open: Open) -> Result<(), IngestError> {
-        let (key, info, piece) = (self.inner.key.clone(), self.info, open.piece);
-        pool::run(move || {
-            let open = open.write()?;
-            let proof = PieceProof::sign(&key, &info, piece, open.hasher.finish());
-            open.writer.finish(&proof)
-        })
-        .await?;
-        let last = piece.get() + 1 == self.info.geometry.piece_count().get();
-        if last {
-            self.untold = Some(piece);
-        } else {
-            self.handle.ingested(self.info.digest, piece).await;
-        }
-        Ok(())
-    }
-
-    async fn finish(self) -> Result<(), IngestError> {
-        let (store, digest) = (self.inner.store.clone(), self.info.digest);
-        match pool::run(move || store.commit(&digest)).await {
-            Ok(()) => {}
-            Err(StoreError::WrongDigest { .. }) => return Err(IngestError::WrongDigest),
-            Err(error) => return Err(error.into()),
-        }
-        if let Some(piece) = self.untold {
-            self.handle.ingested(digest, piece).await;
-        }
-        self.handle.completed(digest).await;
-        tracing::info!(digest = %digest.short(), blob_bytes = self.info.geometry.blob_bytes(), "a blob has arrived");
-        Ok(())
-    }
-}
-
-impl Open {
-    fn write(mut self) -> Result<Self, StoreError> {
-        for bytes in &self.batch {
-            self.hasher.update(bytes);
-        }
-        self.writer.write(&self.batch)?;
-        self.batch.clear();
-        self.batch_bytes = 0;
-        Ok(self)
+    match missing {
+        Some(piece) => geometry.range_of(piece).start,
+        None => geometry.blob_bytes(),
     }
 }

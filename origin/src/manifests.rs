@@ -8,16 +8,19 @@
 //! Invariants: a tag's digest comes only from its registry; a body is believed only after its digest was checked, by
 //! the fetch and again by the store on each read; a denial or an absence is never answered with an old copy.
 
+mod accept;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shoal_peer::store::{Store, StoreError};
 use shoal_peer::{ManifestAnswer, ManifestAsk, pool};
+use shoal_proto::Digest;
 use shoal_proto::wire::{Refusal, RefusalCode};
-use shoal_proto::{Digest, limits};
 use tokio_util::task::TaskTracker;
 
+use self::accept::is_accepted;
 use crate::clock::WallClock;
 use crate::coalesce::CoalesceLimits;
 use crate::flight::Flights;
@@ -359,62 +362,9 @@ fn parse_record(text: &str) -> Option<TagRecord> {
     })
 }
 
-/// Whether Accept lines cover a type. No line at all accepts everything. Weights are passed over, but for a zero.
-fn is_accepted(accept: &[String], media_type: &str) -> bool {
-    let mut ranges = accept
-        .iter()
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .filter(|range| !range.is_empty())
-        .peekable();
-    if ranges.peek().is_none() {
-        return true;
-    }
-    let (kind, _) = media_type.split_once('/').unwrap_or((media_type, ""));
-    ranges.take(limits::ACCEPT_RANGES_MAX).any(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default();
-        let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        let covers = name == "*/*"
-            || name.eq_ignore_ascii_case(media_type)
-            || name
-                .strip_suffix("/*")
-                .is_some_and(|name| name.eq_ignore_ascii_case(kind));
-        covers && !refused
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn all_accept_lines_are_read() {
-        let lines = |lines: &[&str]| {
-            lines
-                .iter()
-                .map(|line| (*line).to_owned())
-                .collect::<Vec<_>>()
-        };
-        let oci = "application/vnd.oci.image.index.v1+json";
-        let cases = [
-            (lines(&[]), true),
-            (lines(&[""]), true),
-            (lines(&["*/*"]), true),
-            (lines(&["application/*"]), true),
-            (lines(&["text/plain", "application/json", oci]), true),
-            (
-                lines(&["text/plain, application/vnd.oci.image.index.v1+json;q=0.5"]),
-                true,
-            ),
-            (lines(&["text/plain"]), false),
-            (lines(&["text/*"]), false),
-            (lines(&["*/*;q=0"]), false),
-        ];
-        for (accept, expected) in cases {
-            assert_eq!(is_accepted(&accept, oci), expected, "{accept:?}");
-        }
-    }
 
     #[test]
     fn tag_records_come_back_from_the_store_and_junk_does_not() {

@@ -57,6 +57,11 @@ impl Stage {
             .unwrap()
     }
 
+    async fn get_range(&self, path: &str, range: &str) -> Response {
+        let request = self.client.get(self.url(path)).header("range", range);
+        within(request.send()).await.unwrap()
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.origin.registry_addr())
     }

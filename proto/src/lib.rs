@@ -25,6 +25,9 @@ mod swarm;
 mod time;
 mod token;
 
+#[cfg(test)]
+mod tests;
+
 pub use bitfield::{Bitfield, BitfieldError};
 pub use digest::{Digest, DigestAlgorithm, DigestError, DigestHasher};
 pub use geometry::{ByteRange, Geometry, GeometryError, PieceCount, PieceIndex};

@@ -78,6 +78,8 @@ pub struct Node {
     next_swarm: u32,
     /// Swarms that want pieces, in the order of opening; the first has the next turn.
     leeching: Vec<SwarmIx>,
+    /// Origins: swarms that somebody takes part in; the first has the next turn to offer.
+    giving: Vec<SwarmIx>,
     /// Swarms whose timers may have to move.
     touched: Vec<SwarmIx>,
 }
@@ -91,11 +93,13 @@ impl Node {
             by_digest: FxHashMap::default(),
             next_swarm: 0,
             leeching: Vec::new(),
+            giving: Vec::new(),
             touched: Vec::new(),
         }
     }
 
     /// Takes in what happened.
+    #[expect(clippy::too_many_lines, reason = "one arm for each input, each a call")]
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Wanted {
@@ -227,7 +231,7 @@ impl Node {
                 .get_mut(peer)
                 .interests
                 .retain(|named| *named != digest);
-            self.with(ix, |swarm, cx| swarm.said_interest(peer, cx, now));
+            self.with(ix, |swarm, cx| swarm.said_interest(peer, cx));
         }
         ix
     }
@@ -235,6 +239,7 @@ impl Node {
     fn with(&mut self, ix: SwarmIx, change: impl FnOnce(&mut Swarm, &mut Context)) {
         if let Some(swarm) = self.swarms.get_mut(&ix) {
             change(swarm, &mut self.cx);
+            swarm.count_offers(&mut self.cx);
             self.touched.push(ix);
         }
     }
@@ -319,6 +324,7 @@ impl Node {
             self.bury(*ix);
         }
         self.ask(now);
+        self.offer(&touched, now);
         for ix in touched.iter().chain(&std::mem::take(&mut self.touched)) {
             if let Some(swarm) = self.swarms.get_mut(ix) {
                 swarm.arm(&mut self.cx, now);
@@ -381,6 +387,37 @@ impl Node {
             } else {
                 idle += 1;
             }
+        }
+    }
+
+    /// Lets the swarms of an origin offer in turn, as much as the uplink can soon send.
+    fn offer(&mut self, touched: &[SwarmIx], now: Instant) {
+        if !self.cx.is_origin() {
+            return;
+        }
+        for ix in touched {
+            let giving = self.swarms.get(ix).is_some_and(Swarm::is_giving);
+            if giving && !self.giving.contains(ix) {
+                self.giving.push(*ix);
+            }
+        }
+        let mut idle = 0;
+        while idle < self.giving.len()
+            && self.cx.offered + self.cx.slots.uploads().len() < limits::OFFERS_MAX
+        {
+            let ix = self.giving[0];
+            let Some(swarm) = self.swarms.get_mut(&ix).filter(|swarm| swarm.is_giving()) else {
+                self.giving.remove(0);
+                continue;
+            };
+            if swarm.offer_one(&mut self.cx, now) {
+                swarm.count_offers(&mut self.cx);
+                self.touched.push(ix);
+                idle = 0;
+            } else {
+                idle += 1;
+            }
+            self.giving.rotate_left(1);
         }
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Swarm {
     sourcing: Sourcing,
     announcer: Announcer,
     ledger: Option<Ledger>,
+    /// Offers of ours that the count over all swarms includes.
+    counted_offers: usize,
     /// Pieces that we had as one of the first, and how many more copies have precedence.
     scarce: FxHashMap<PieceIndex, u8>,
     /// Told by then, the news that could wait.
@@ -107,6 +109,7 @@ impl Swarm {
             sourcing: Sourcing::new(now),
             announcer: Announcer::new(now),
             ledger: None,
+            counted_offers: 0,
             scarce: FxHashMap::default(),
             flush_at: None,
             origin_flush_at: None,
@@ -249,7 +252,6 @@ impl Swarm {
             .and_then(|pieces| pieces.geometry().piece(piece.get()));
         if let Some(piece) = known {
             self.held(piece, cx, now);
-            self.offer(cx, now);
         }
     }
 
@@ -319,7 +321,7 @@ impl Swarm {
     }
 
     /// A link is gone: its pieces, fetches and offers with it.
-    pub(crate) fn lost(&mut self, peer: PeerIx, cx: &mut Context, now: Instant) {
+    pub(crate) fn lost(&mut self, peer: PeerIx, cx: &mut Context) {
         if let Some(mut neighbour) = self.neighbours.remove(peer)
             && let Some(pieces) = self.pieces.as_mut()
         {
@@ -340,7 +342,6 @@ impl Swarm {
         if let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) {
             ledger.lost(peer, |piece| pieces.holders(piece) > 0);
         }
-        self.offer(cx, now);
     }
 
     /// Not a candidate any more either.
@@ -361,7 +362,7 @@ impl Swarm {
         }
         self.hedge(cx, now);
         self.seek(cx, now);
-        self.recall_offers(cx, now);
+        self.recall_offers(now);
         self.announce_if_due(cx, now);
         self.close_if_idle(cx, now);
     }

@@ -21,7 +21,9 @@ use std::sync::Arc;
 
 use shoal_link::{Acceptor, Endpoint};
 use shoal_proto::limits::{COMMANDS_MAX, DIALS_MAX, REPORTS_MAX};
-use shoal_proto::{Digest, Input, Instant, Node, NodeOptions, OriginAddress, PeerId, RequestId, TransferId};
+use shoal_proto::{
+    Digest, Input, Instant, Node, NodeOptions, OriginAddress, PeerId, RequestId, TransferId,
+};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant as Moment, sleep_until};
@@ -196,7 +198,11 @@ async fn accept(mut acceptor: Acceptor, reports: mpsc::Sender<Report>) {
     while let Some(incoming) = acceptor.next().await {
         match incoming {
             Ok(connected) => {
-                if reports.send(Report::Linked(Box::new(connected))).await.is_err() {
+                if reports
+                    .send(Report::Linked(Box::new(connected)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -199,7 +199,9 @@ impl BlobReader {
             .map_or(self.end, |piece| geometry.range_of(piece).end);
         let left = usize::try_from(piece_end.min(self.end) - self.at).unwrap_or(usize::MAX);
         let loan = self.budget.try_borrow(left.min(READ_BYTES_MAX));
-        let len = loan.as_ref().map_or(left.min(READ_FLOOR_BYTES), |loan| loan.bytes());
+        let len = loan
+            .as_ref()
+            .map_or(left.min(READ_FLOOR_BYTES), |loan| loan.bytes());
         let (store, digest, at) = (self.store.clone(), self.info.digest, self.at);
         let bytes = pool::run(move || store.read(&digest, at, len)).await?;
         Ok(match loan {

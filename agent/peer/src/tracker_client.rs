@@ -140,11 +140,18 @@ impl TrackerClient {
         if self.renewal_due() {
             let joined = self.join(address, addr).await;
             // A membership that still holds is enough to go on with.
-            if self.credentials.membership().is_none_or(|m| self.credentials.check(&m).is_err()) {
+            if self
+                .credentials
+                .membership()
+                .is_none_or(|m| self.credentials.check(&m).is_err())
+            {
                 joined?;
             }
         }
-        let dialed = self.endpoint.dial(addr, Expect::Role(shoal_proto::Role::Tracker)).await;
+        let dialed = self
+            .endpoint
+            .dial(addr, Expect::Role(shoal_proto::Role::Tracker))
+            .await;
         let connected = dialed.map_err(|source| TrackerError::Dial {
             address: address.to_owned(),
             source,

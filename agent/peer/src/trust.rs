@@ -99,7 +99,11 @@ impl Trust {
     }
 
     /// A proof counts when a vouched origin, any of them, signed it for this very blob and shape.
-    pub(crate) fn check_proof(&self, proof: &PieceProof, info: &BlobInfo) -> Result<(), TrustError> {
+    pub(crate) fn check_proof(
+        &self,
+        proof: &PieceProof,
+        info: &BlobInfo,
+    ) -> Result<(), TrustError> {
         if !self.is_vouched(&proof.origin) {
             metrics::verify_failed(CheckedAt::Unvouched);
             return Err(TrustError::Unvouched(proof.origin));

@@ -76,6 +76,8 @@ pub struct Addresses {
     pub registry: SocketAddr,
     pub peers: SocketAddr,
     pub admin: SocketAddr,
+    /// An agent's second registry port, bound to the first upstream, for clients that cannot name one.
+    pub bound: SocketAddr,
     /// Of the tracker that an origin embeds.
     pub tracker: SocketAddr,
 }
@@ -113,6 +115,13 @@ struct AgentFile<'a> {
     peers: Listen,
     admin: Listen,
     cluster: ClusterSection<'a>,
+    listen: Vec<BoundListen<'a>>,
+}
+
+#[derive(Serialize)]
+struct BoundListen<'a> {
+    address: SocketAddr,
+    registry: &'a str,
 }
 
 /// An origin with its tracker inside.
@@ -164,6 +173,14 @@ pub fn agent(
             join_token_file: Some(join_token_file),
             zone,
         },
+        listen: upstreams
+            .first()
+            .map(|first| BoundListen {
+                address: addresses.bound,
+                registry: &first.registry,
+            })
+            .into_iter()
+            .collect(),
     })?)
 }
 

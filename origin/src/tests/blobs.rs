@@ -61,15 +61,7 @@ async fn blob_is_served_whole_by_range_and_by_head() {
         ("bytes=-7", 3 * MIB - 2, 3 * MIB + 5),
         ("bytes=1048570-1048580", 1_048_570, 1_048_581),
     ] {
-        let part = within(
-            stage
-                .client
-                .get(stage.url(&path))
-                .header(header::RANGE, range)
-                .send(),
-        )
-        .await
-        .unwrap();
+        let part = stage.get_range(&path, range).await;
         assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT, "{range}");
         assert_eq!(
             part.headers()[header::CONTENT_RANGE],
@@ -77,15 +69,7 @@ async fn blob_is_served_whole_by_range_and_by_head() {
         );
         assert_eq!(body(part).await, content.slice(start..end), "{range}");
     }
-    let outside = within(
-        stage
-            .client
-            .get(stage.url(&path))
-            .header(header::RANGE, "bytes=99999999-")
-            .send(),
-    )
-    .await
-    .unwrap();
+    let outside = stage.get_range(&path, "bytes=99999999-").await;
     assert_eq!(outside.status(), StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(
         scripted
@@ -187,7 +171,7 @@ async fn wrong_bytes_are_never_completed_and_never_kept() {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
     let again = within(stage.origin.handle().open(digest, source(&scripted), None)).await;
-    let error = again.err().expect("it is known to be wrong");
+    let error = again.expect_err("it is known to be wrong");
     assert_eq!(
         error.refusal().map(|refusal| refusal.code),
         Some(RefusalCode::Unavailable),

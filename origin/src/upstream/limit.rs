@@ -110,7 +110,7 @@ impl Backoff {
     }
 
     /// The next wait: between half of the step and all of it.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.max);
         step / 2 + step.mul_f64(fastrand::f64() / 2.0)
@@ -196,7 +196,7 @@ mod tests {
     fn backoff_doubles_with_jitter_and_is_bounded() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for step in [100, 200, 400, 800, 1_000, 1_000] {
-            let wait = backoff.next();
+            let wait = backoff.pause();
             assert!(
                 wait >= Duration::from_millis(step / 2) && wait <= Duration::from_millis(step),
                 "{wait:?} of {step}"

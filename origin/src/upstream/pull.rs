@@ -155,7 +155,7 @@ impl<'a> Pull<'a> {
         );
         metrics::counter!("shoal_upstream_retries_total").increment(1);
         if self.fruitless > 1 {
-            tokio::time::sleep(self.backoff.next()).await;
+            tokio::time::sleep(self.backoff.pause()).await;
         }
         self.call.from = self.at;
         let response = match self.registry.call(&self.call).await {

@@ -95,7 +95,7 @@ impl Registry {
                     error
                 }
                 Err(Attempt::Passing(error)) => {
-                    let pause = backoff.next();
+                    let pause = backoff.pause();
                     if attempt >= ATTEMPTS_MAX || Instant::now() + pause >= deadline {
                         return Err(error);
                     }

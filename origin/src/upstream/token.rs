@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::{StatusCode, header};
-use reqwest::{Client, Url};
+use reqwest::{Client, Response, Url};
 use zeroize::Zeroizing;
 
 use super::error::UpstreamError;
@@ -51,7 +51,7 @@ impl TokenAsk {
         if let Some(basic) = self.basic.as_ref().and_then(|basic| secret_header(basic)) {
             request = request.header(header::AUTHORIZATION, basic);
         }
-        let mut response = request
+        let response = request
             .send()
             .await
             .map_err(|_| unavailable("its token server cannot be reached"))?;
@@ -79,31 +79,8 @@ impl TokenAsk {
                 )));
             }
         }
-        let mut body = Zeroizing::new(Vec::new());
-        while let Some(bytes) = response
-            .chunk()
-            .await
-            .map_err(|_| unavailable("its token server breaks off"))?
-        {
-            if body.len() + bytes.len() > TOKEN_BYTES_MAX {
-                return Err(unavailable("its token server answers more than 256 KiB"));
-            }
-            body.extend_from_slice(&bytes);
-        }
-        let answer: TokenAnswer = serde_json::from_slice(&body)
-            .map_err(|_| unavailable("its token server answers no JSON"))?;
-        let token = answer
-            .token
-            .or(answer.access_token)
-            .filter(|token| !token.is_empty());
-        let token =
-            Zeroizing::new(token.ok_or_else(|| unavailable("its token server answers no token"))?);
-        let life = answer
-            .expires_in
-            .filter(|life| *life > 0)
-            .map_or(TOKEN_LIFE_DEFAULT, Duration::from_secs)
-            .min(TOKEN_LIFE_MAX);
-        Ok((Zeroizing::new(format!("Bearer {}", token.as_str())), life))
+        let body = read_capped(response).await.map_err(&unavailable)?;
+        parse(&body).map_err(unavailable)
     }
 }
 
@@ -112,4 +89,70 @@ struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
     expires_in: Option<u64>,
+}
+
+async fn read_capped(mut response: Response) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(bytes) = response
+        .chunk()
+        .await
+        .map_err(|_| "its token server breaks off")?
+    {
+        if body.len() + bytes.len() > TOKEN_BYTES_MAX {
+            return Err("its token server answers more than 256 KiB");
+        }
+        body.extend_from_slice(&bytes);
+    }
+    Ok(body)
+}
+
+/// The header's value, and its life.
+fn parse(body: &[u8]) -> Result<(Zeroizing<String>, Duration), &'static str> {
+    let answer: TokenAnswer =
+        serde_json::from_slice(body).map_err(|_| "its token server answers no JSON")?;
+    let token = answer
+        .token
+        .or(answer.access_token)
+        .filter(|token| !token.is_empty());
+    let token = Zeroizing::new(token.ok_or("its token server answers no token")?);
+    let life = answer
+        .expires_in
+        .filter(|life| *life > 0)
+        .map_or(TOKEN_LIFE_DEFAULT, Duration::from_secs);
+    Ok((
+        Zeroizing::new(format!("Bearer {}", token.as_str())),
+        life.min(TOKEN_LIFE_MAX),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_in_all_their_forms() {
+        let cases = [
+            (r#"{"token":"t","expires_in":300}"#, Ok(("Bearer t", 300))),
+            (r#"{"access_token":"t"}"#, Ok(("Bearer t", 60))),
+            (
+                r#"{"token":"t","access_token":"u","expires_in":0}"#,
+                Ok(("Bearer t", 60)),
+            ),
+            (
+                r#"{"token":"t","expires_in":99999999}"#,
+                Ok(("Bearer t", 12 * 3600)),
+            ),
+            (r#"{"token":""}"#, Err("its token server answers no token")),
+            (r#"{"token":7}"#, Err("its token server answers no JSON")),
+            ("", Err("its token server answers no JSON")),
+        ];
+        for (body, expected) in cases {
+            let got = parse(body.as_bytes());
+            let got = got
+                .as_ref()
+                .map(|(value, life)| (value.as_str(), life.as_secs()))
+                .map_err(|why| *why);
+            assert_eq!(got, expected, "{body}");
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) transfers: FxHashMap<TransferId, SwarmIx>,
     /// Fetches under way, hedges included.
     pub(crate) in_flight: usize,
+    /// Origins: pieces offered and not asked for yet, over all swarms.
+    pub(crate) offered: usize,
     /// Peers whose conduct earned a ban in the midst of a swarm's work; the node carries it out.
     pub(crate) culprits: Vec<PeerIx>,
     next_transfer: u64,
@@ -51,6 +53,7 @@ impl Context {
             tracker_up: false,
             transfers: FxHashMap::default(),
             in_flight: 0,
+            offered: 0,
             culprits: Vec::new(),
             next_transfer: 0,
             actions: VecDeque::new(),

@@ -46,12 +46,12 @@ impl Node {
         }
         let swarms = self.cx.peers.get(ix).swarms.clone();
         for swarm in swarms {
-            self.with(swarm, |swarm, cx| swarm.join(ix, cx, now));
+            self.with(swarm, |swarm, cx| swarm.join(ix, cx));
         }
         if !self.cx.tracker_up {
             // Nobody tells us what it takes part in: it is asked about everything that is wanted.
             for swarm in self.leeching.clone() {
-                self.with(swarm, |swarm, cx| swarm.join(ix, cx, now));
+                self.with(swarm, |swarm, cx| swarm.join(ix, cx));
             }
         }
     }
@@ -90,7 +90,7 @@ impl Node {
         self.cx.slots.drop_peer(ix);
         for swarm in self.cx.peers.get(ix).swarms.clone() {
             self.with(swarm, |swarm, cx| {
-                swarm.lost(ix, cx, now);
+                swarm.lost(ix, cx);
                 swarm.dial_candidates(cx, now);
             });
         }
@@ -110,7 +110,7 @@ impl Node {
         };
         match message {
             PeerMessage::Interest { digest } => match self.by_digest.get(&digest).copied() {
-                Some(swarm) => self.with(swarm, |swarm, cx| swarm.said_interest(ix, cx, now)),
+                Some(swarm) => self.with(swarm, |swarm, cx| swarm.said_interest(ix, cx)),
                 None => self.cx.peers.get_mut(ix).remember_interest(digest),
             },
             PeerMessage::Info { info } => {
@@ -119,12 +119,12 @@ impl Node {
                 });
             }
             PeerMessage::Holds { digest, bitfield } => {
-                self.on(&digest, |swarm, cx| swarm.said_holds(ix, bitfield, cx, now));
+                self.on(&digest, |swarm, cx| swarm.said_holds(ix, bitfield, cx));
             }
             PeerMessage::Have { digest, indexes } => {
-                self.on(&digest, |swarm, cx| swarm.said_have(ix, &indexes, cx, now));
+                self.on(&digest, |swarm, cx| swarm.said_have(ix, &indexes, cx));
             }
-            PeerMessage::Leave { digest } => self.said_leave(ix, &digest, now),
+            PeerMessage::Leave { digest } => self.said_leave(ix, &digest),
             PeerMessage::Gone { digest } => {
                 if self.cx.peers.get(ix).role == Role::Origin {
                     self.on(&digest, |swarm, cx| {
@@ -142,13 +142,13 @@ impl Node {
         }
     }
 
-    fn said_leave(&mut self, ix: PeerIx, digest: &Digest, now: Instant) {
+    fn said_leave(&mut self, ix: PeerIx, digest: &Digest) {
         self.cx
             .peers
             .get_mut(ix)
             .interests
             .retain(|named| named != digest);
-        self.on(digest, |swarm, cx| swarm.said_leave(ix, cx, now));
+        self.on(digest, |swarm, cx| swarm.said_leave(ix, cx));
     }
 
     /// Bans those whose conduct has earned it: a wrong piece, a wrong proof, a lie about the form of things.

@@ -23,7 +23,7 @@ use super::{Stage, Swarm};
 
 impl Swarm {
     /// A peer takes part, or may: from now on it is a neighbour.
-    pub(crate) fn join(&mut self, peer: PeerIx, cx: &mut Context, now: Instant) {
+    pub(crate) fn join(&mut self, peer: PeerIx, cx: &mut Context) {
         if self.stage == Stage::Gone || !cx.peers.get(peer).is_live() {
             return;
         }
@@ -37,7 +37,7 @@ impl Swarm {
         if let Some(pieces) = self.pieces.as_mut() {
             neighbour.settle(pieces.geometry(), pieces);
         }
-        if !neighbour.told_interest && !(cx.is_origin() && is_origin) {
+        if !(neighbour.told_interest || cx.is_origin() && is_origin) {
             neighbour.told_interest = true;
             cx.say(
                 peer,
@@ -47,7 +47,6 @@ impl Swarm {
             );
             self.introduce(peer, cx);
         }
-        self.offer(cx, now);
     }
 
     /// Tells a neighbour the shape and everything that we hold.
@@ -91,12 +90,12 @@ impl Swarm {
         }
     }
 
-    pub(crate) fn said_interest(&mut self, peer: PeerIx, cx: &mut Context, now: Instant) {
+    pub(crate) fn said_interest(&mut self, peer: PeerIx, cx: &mut Context) {
         let known = self
             .neighbours
             .get(peer)
             .is_some_and(|neighbour| neighbour.interested);
-        self.join(peer, cx, now);
+        self.join(peer, cx);
         if let Some(neighbour) = self.neighbours.get_mut(peer) {
             neighbour.interested = true;
             if known {
@@ -105,7 +104,6 @@ impl Swarm {
                 self.introduce(peer, cx);
             }
         }
-        self.offer(cx, now);
     }
 
     pub(crate) fn said_info(
@@ -115,10 +113,10 @@ impl Swarm {
         cx: &mut Context,
         now: Instant,
     ) {
-        self.join(peer, cx, now);
+        self.join(peer, cx);
         if self.info.is_some_and(|ours| ours.geometry != info.geometry) {
             // Two origins cut the blob differently: nothing of theirs fits ours.
-            self.lost(peer, cx, now);
+            self.lost(peer, cx);
             return;
         }
         if let Some(neighbour) = self.neighbours.get_mut(peer) {
@@ -127,14 +125,8 @@ impl Swarm {
         self.learn(info, cx, now);
     }
 
-    pub(crate) fn said_holds(
-        &mut self,
-        peer: PeerIx,
-        bitfield: Bytes,
-        cx: &mut Context,
-        now: Instant,
-    ) {
-        self.join(peer, cx, now);
+    pub(crate) fn said_holds(&mut self, peer: PeerIx, bitfield: Bytes, cx: &mut Context) {
+        self.join(peer, cx);
         let Some(neighbour) = self.neighbours.get_mut(peer) else {
             return;
         };
@@ -154,14 +146,8 @@ impl Swarm {
         }
     }
 
-    pub(crate) fn said_have(
-        &mut self,
-        peer: PeerIx,
-        indexes: &[u32],
-        cx: &mut Context,
-        now: Instant,
-    ) {
-        self.join(peer, cx, now);
+    pub(crate) fn said_have(&mut self, peer: PeerIx, indexes: &[u32], cx: &mut Context) {
+        self.join(peer, cx);
         let Some(neighbour) = self.neighbours.get_mut(peer) else {
             return;
         };
@@ -184,12 +170,11 @@ impl Swarm {
         {
             tell(neighbour, pieces, self.digest, cx);
         }
-        self.offer(cx, now);
     }
 
     /// It takes no more part.
-    pub(crate) fn said_leave(&mut self, peer: PeerIx, cx: &mut Context, now: Instant) {
-        self.lost(peer, cx, now);
+    pub(crate) fn said_leave(&mut self, peer: PeerIx, cx: &mut Context) {
+        self.lost(peer, cx);
         self.forget(peer);
         let ix = self.ix;
         cx.peers.get_mut(peer).swarms.retain(|swarm| *swarm != ix);

@@ -14,44 +14,44 @@ use crate::node::peers::PeerIx;
 use crate::wire::PeerMessage;
 use crate::{Instant, PieceIndex, limits};
 
-use super::Swarm;
 use super::ledger::Gift;
+use super::{Stage, Swarm};
 
 impl Swarm {
-    /// Offers as much as the uplink can soon send.
-    pub(super) fn offer(&mut self, cx: &mut Context, now: Instant) {
-        if !cx.is_origin() || self.ledger.is_none() {
-            return;
+    /// Offers one piece, if there is one to offer and somebody to offer it to.
+    pub(crate) fn offer_one(&mut self, cx: &mut Context, now: Instant) -> bool {
+        let Some(ledger) = self.ledger.as_ref() else {
+            return false;
+        };
+        let fresh = ledger.fresh().next();
+        if let Some(piece) = fresh {
+            let to = self.choose_agent(Some(piece), cx);
+            if let Some(to) = to {
+                self.offer_to(piece, to, cx, now);
+            }
+            return to.is_some();
         }
-        let mut fresh = self
-            .ledger
-            .iter()
-            .flat_map(|ledger| ledger.fresh())
-            .take(limits::OFFERS_MAX)
-            .collect::<Vec<_>>();
-        fresh.reverse();
-        while self.may_offer(cx) {
-            let Some(piece) = fresh.pop() else { break };
-            let Some(to) = self.choose_agent(Some(piece), cx) else {
-                break;
-            };
-            self.offer_to(piece, to, cx, now);
-        }
-        if self
-            .ledger
-            .as_ref()
-            .is_some_and(|ledger| ledger.fresh().next().is_none())
-        {
-            self.offer_again(cx, now);
-        }
+        self.offer_again(cx, now)
     }
 
-    fn may_offer(&self, cx: &Context) -> bool {
+    /// Whether this swarm has anybody to give to.
+    pub(crate) fn is_giving(&self) -> bool {
+        self.ledger.is_some() && self.neighbours.len() > 0 && self.stage != Stage::Gone
+    }
+
+    /// Brings the count over all swarms up to what this one has offered.
+    pub(crate) fn count_offers(&mut self, cx: &mut Context) {
         let offered = self
             .ledger
             .as_ref()
             .map_or(0, super::ledger::Ledger::offered);
-        offered + cx.slots.uploads().len() < limits::OFFERS_MAX
+        let offered = if self.stage == Stage::Gone {
+            0
+        } else {
+            offered
+        };
+        cx.offered = cx.offered - self.counted_offers + offered;
+        self.counted_offers = offered;
     }
 
     /// Agents that take part and still lack something.
@@ -134,48 +134,36 @@ impl Swarm {
     }
 
     /// Nothing is fresh: with few agents, what they lack is offered a second time while the uplink would idle.
-    fn offer_again(&mut self, cx: &mut Context, now: Instant) {
-        if self.agents() >= limits::FEW_AGENTS || self.is_seeded() {
-            return;
+    fn offer_again(&mut self, cx: &mut Context, now: Instant) -> bool {
+        let idle = cx.offered + cx.slots.uploads().len() < limits::UPLOAD_SLOTS;
+        if !idle || self.agents() >= limits::FEW_AGENTS {
+            return false;
         }
-        while self.may_offer(cx)
-            && self
-                .ledger
-                .as_ref()
-                .is_some_and(|ledger| ledger.offered() == 0)
-        {
-            let Some(to) = self.choose_agent(None, cx) else {
-                return;
-            };
-            let (Some(ledger), Some(pieces), Some(neighbour)) = (
-                self.ledger.as_ref(),
-                self.pieces.as_ref(),
-                self.neighbours.get(to),
-            ) else {
-                return;
-            };
-            let on_its_way = |piece: PieceIndex| {
-                cx.slots
-                    .uploads()
-                    .iter()
-                    .any(|upload| upload.piece == piece && upload.swarm == self.ix)
-            };
-            let lacking = pieces
-                .held()
-                .iter()
-                .filter(|piece| {
-                    !neighbour.has(*piece)
-                        && ledger.gift(*piece) != Gift::Given(to)
-                        && !neighbour.was_offered(*piece)
-                        && !on_its_way(*piece)
-                })
-                .min_by_key(|piece| (pieces.holders(*piece), *piece));
-            let Some(piece) = lacking else { return };
-            self.offer_to(piece, to, cx, now);
-            if let Some(neighbour) = self.neighbours.get_mut(to) {
-                neighbour.remember_offer(piece);
-            }
+        let Some(to) = self.choose_agent(None, cx) else {
+            return false;
+        };
+        let (Some(ledger), Some(pieces), Some(neighbour)) = (
+            self.ledger.as_ref(),
+            self.pieces.as_ref(),
+            self.neighbours.get(to),
+        ) else {
+            return false;
+        };
+        let lacking = pieces
+            .held()
+            .iter()
+            .filter(|piece| {
+                !neighbour.has(*piece)
+                    && ledger.gift(*piece) != Gift::Given(to)
+                    && !neighbour.was_offered(*piece)
+            })
+            .min_by_key(|piece| (pieces.holders(*piece), *piece));
+        let Some(piece) = lacking else { return false };
+        self.offer_to(piece, to, cx, now);
+        if let Some(neighbour) = self.neighbours.get_mut(to) {
+            neighbour.remember_offer(piece);
         }
+        true
     }
 
     /// How long an agent may take to ask for what it was offered.
@@ -197,16 +185,14 @@ impl Swarm {
     }
 
     /// Takes back what had no effect in time.
-    pub(super) fn recall_offers(&mut self, cx: &mut Context, now: Instant) {
+    pub(super) fn recall_offers(&mut self, now: Instant) {
         let agents = self.agents();
-        let mut recalled = false;
         while let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) {
             let Some(piece) = ledger.pop_deadline(now) else {
                 break;
             };
             match ledger.gift(piece) {
                 Gift::Offered(to) => {
-                    recalled = true;
                     let holders = pieces.holders(piece);
                     if holders > 1 {
                         ledger.spread(piece)
@@ -220,14 +206,10 @@ impl Swarm {
                 }
                 Gift::Given(_) if pieces.holders(piece) >= 2 || agents < 2 => ledger.spread(piece),
                 Gift::Given(_) => {
-                    recalled = true;
                     ledger.renew(piece);
                 }
                 Gift::Absent | Gift::Fresh | Gift::Spread => {}
             }
-        }
-        if recalled {
-            self.offer(cx, now);
         }
     }
 

@@ -142,7 +142,7 @@ mod tests {
         let mut pace = Pace::new(now);
         for _ in 0..2_000 {
             let in_flight = pace.window();
-            now = now + Duration::from_millis(1);
+            now += Duration::from_millis(1);
             pace.fetched(MIB, span_of(in_flight), in_flight, now);
         }
         pace.window

@@ -39,7 +39,7 @@ impl Swarm {
         cx: &mut Context,
         now: Instant,
     ) {
-        self.join(peer, cx, now);
+        self.join(peer, cx);
         let Some(pieces) = self.pieces.as_ref() else {
             return refuse(request, RefusalCode::NotHeld, limits::RETRY_AFTER_GUESS, cx);
         };
@@ -57,9 +57,8 @@ impl Swarm {
             );
             return cx.act(Action::Refuse { request, refusal });
         }
-        if let Err(retry_after) = self.permit(piece, peer, cx, now) {
-            let refusal = self.refusal(RefusalCode::Injected, retry_after, piece, peer, cx);
-            return cx.act(Action::Refuse { request, refusal });
+        if cx.is_origin() {
+            return self.asked_of_origin(request, peer, piece, cx, now);
         }
         let greedy = cx.slots.to_peer(peer) >= limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX;
         let bid = Bid {
@@ -68,7 +67,7 @@ impl Swarm {
                 .pieces
                 .as_ref()
                 .is_some_and(|pieces| pieces.count() < limits::SMALL_BLOB_PIECES),
-            scarce: cx.is_origin() || self.scarce.contains_key(&piece),
+            scarce: self.scarce.contains_key(&piece),
         };
         let admitted = if greedy {
             Err(limits::RETRY_AFTER_GUESS)
@@ -79,6 +78,41 @@ impl Swarm {
             Ok(()) => self.serve(request, peer, piece, cx, now),
             Err(retry_after) => {
                 let refusal = self.refusal(RefusalCode::Busy, retry_after, piece, peer, cx);
+                cx.act(Action::Refuse { request, refusal });
+            }
+        }
+    }
+
+    /// An origin has kept a slot for what it offered; everything else must find room beside that.
+    fn asked_of_origin(
+        &mut self,
+        request: RequestId,
+        peer: PeerIx,
+        piece: PieceIndex,
+        cx: &mut Context,
+        now: Instant,
+    ) {
+        let uploads = cx.slots.uploads().len();
+        let offered =
+            self.ledger.as_ref().map(|ledger| ledger.gift(piece)) == Some(Gift::Offered(peer));
+        let refusal = if offered && uploads < limits::UPLOAD_SLOTS_MAX {
+            None
+        } else if let Err(pause) = self.permit(piece, peer, cx, now) {
+            Some((RefusalCode::Injected, pause))
+        } else if uploads + cx.offered >= limits::OFFERS_MAX {
+            Some((
+                RefusalCode::Busy,
+                cx.slots
+                    .next_free(&cx.peers, now)
+                    .max(limits::RETRY_AFTER_MIN),
+            ))
+        } else {
+            None
+        };
+        match refusal {
+            None => self.serve(request, peer, piece, cx, now),
+            Some((code, retry_after)) => {
+                let refusal = self.refusal(code, retry_after, piece, peer, cx);
                 cx.act(Action::Refuse { request, refusal });
             }
         }
@@ -148,12 +182,8 @@ impl Swarm {
             Gift::Given(to) => to != peer,
             Gift::Spread => other_holders,
         };
-        let would_idle = few && cx.slots.uploads().len() < limits::UPLOAD_SLOTS;
-        let offered = self
-            .neighbours
-            .get(peer)
-            .is_some_and(|asker| asker.was_offered(piece));
-        if !in_good_hands || would_idle || offered || ledger.is_plea(peer, piece, now) {
+        let would_idle = few && cx.slots.uploads().is_empty();
+        if !in_good_hands || would_idle || ledger.is_plea(peer, piece, now) {
             return Ok(());
         }
         ledger.refused(peer, piece, now + limits::INJECTED_PAUSE);
@@ -208,6 +238,5 @@ impl Swarm {
         if self.idle_since.is_some() {
             self.idle_since = Some(now);
         }
-        self.offer(cx, now);
     }
 }

@@ -118,7 +118,7 @@ impl Slots {
     }
 
     /// When the first slot should be free.
-    fn next_free(&self, peers: &PeerBook, now: Instant) -> Duration {
+    pub(crate) fn next_free(&self, peers: &PeerBook, now: Instant) -> Duration {
         self.uploads
             .iter()
             .map(|upload| {
@@ -126,7 +126,7 @@ impl Slots {
                     .get(upload.peer)
                     .upload
                     .bytes_per_sec()
-                    .or(self.usual.bytes_per_sec());
+                    .or_else(|| self.usual.bytes_per_sec());
                 let whole = rate.map_or(limits::RETRY_AFTER_GUESS, |rate| {
                     Duration::from_secs_f64(upload.bytes as f64 / rate)
                 });
@@ -276,14 +276,14 @@ mod tests {
         let mut bench = Bench::new();
         for _ in 0..4 {
             let request = bench.ask(0, false).unwrap();
-            bench.now = bench.now + Duration::from_millis(10);
+            bench.now += Duration::from_millis(10);
             bench
                 .slots
                 .finish(request, true, &mut bench.peers, bench.now)
                 .unwrap();
         }
         let slow = bench.ask(1, false).unwrap();
-        bench.now = bench.now + Duration::from_millis(100);
+        bench.now += Duration::from_millis(100);
         bench
             .slots
             .finish(slow, true, &mut bench.peers, bench.now)

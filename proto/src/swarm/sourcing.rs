@@ -106,12 +106,12 @@ impl Swarm {
         self.sourcing.not_before = Some(now + wait);
         self.announcer.hurry(now);
         if !cx.tracker_up {
-            self.ask_around(cx, now);
+            self.ask_around(cx);
         }
     }
 
     /// No tracker tells who takes part: everybody we have a link with is asked.
-    pub(crate) fn ask_around(&mut self, cx: &mut Context, now: Instant) {
+    pub(crate) fn ask_around(&mut self, cx: &mut Context) {
         let live: Vec<PeerIx> = cx
             .peers
             .iter()
@@ -119,7 +119,7 @@ impl Swarm {
             .map(|(ix, _)| ix)
             .collect();
         for peer in live {
-            self.join(peer, cx, now);
+            self.join(peer, cx);
         }
     }
 
@@ -169,7 +169,7 @@ impl Swarm {
             if candidate.role == Role::Origin && injected && agents >= limits::NEIGHBOURS {
                 continue;
             }
-            self.consider(ix, cx, now);
+            self.consider(ix, cx);
         }
         self.dial_candidates(cx, now);
         if self.sourcing.opening == Opening::Idle && self.info.is_none() {
@@ -182,9 +182,9 @@ impl Swarm {
         }
     }
 
-    fn consider(&mut self, peer: PeerIx, cx: &mut Context, now: Instant) {
+    fn consider(&mut self, peer: PeerIx, cx: &mut Context) {
         if cx.peers.get(peer).is_live() {
-            self.join(peer, cx, now);
+            self.join(peer, cx);
         }
         if !self.candidates.contains(&peer) && self.candidates.len() < limits::CANDIDATES_MAX {
             self.candidates.push(peer);
@@ -237,7 +237,7 @@ impl Swarm {
                 if addr.is_some() {
                     cx.peers.get_mut(ix).addr = addr;
                 }
-                self.consider(ix, cx, now);
+                self.consider(ix, cx);
                 if !cx.peers.get(ix).is_live() {
                     cx.dial(ix, addr, now);
                 }
@@ -287,7 +287,7 @@ impl Swarm {
             self.announcer.hurry(now);
             self.dial_candidates(cx, now);
             if !cx.tracker_up {
-                self.ask_around(cx, now);
+                self.ask_around(cx);
             }
         }
         if self.must_open(cx, now) {

@@ -168,9 +168,13 @@ impl Driver {
     }
 
     fn open_at(&mut self, digest: Digest, origin: PeerId) {
-        let source = self.blobs.get(&digest).and_then(|entry| entry.source.clone());
+        let source = self
+            .blobs
+            .get(&digest)
+            .and_then(|entry| entry.source.clone());
         let Some(source) = source else {
-            let refusal = Refusal::new(RefusalCode::NotFound).with_detail("nobody said where it comes from");
+            let refusal =
+                Refusal::new(RefusalCode::NotFound).with_detail("nobody said where it comes from");
             return self.input(Input::Opened {
                 digest,
                 origin,

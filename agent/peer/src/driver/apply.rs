@@ -6,9 +6,9 @@ use shoal_proto::wire::{CloseCode, PeerMessage};
 use shoal_proto::{Bitfield, BlobInfo, ByteRange, Digest, Input, Role};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Driver;
 use super::links::Welcome;
 use super::report::{Command, Report, TrackerReport};
-use super::Driver;
 use crate::exchange::link_task::LinkTask;
 use crate::exchange::serve::Ended;
 use crate::metrics::{self, CheckedAt};
@@ -117,12 +117,21 @@ impl Driver {
         }
     }
 
-    pub(super) fn connect(&mut self, peer: shoal_proto::PeerId, reply: oneshot::Sender<Option<shoal_link::Link>>) {
+    pub(super) fn connect(
+        &mut self,
+        peer: shoal_proto::PeerId,
+        reply: oneshot::Sender<Option<shoal_link::Link>>,
+    ) {
         if let Some(live) = self.links.get(&peer) {
             let _ = reply.send(Some(live.link.clone()));
             return;
         }
-        let known = self.origins.borrow().iter().find(|o| o.peer == peer).copied();
+        let known = self
+            .origins
+            .borrow()
+            .iter()
+            .find(|o| o.peer == peer)
+            .copied();
         match known {
             Some(origin) if peer != self.me => {
                 self.links.wait_for(peer, reply);
@@ -186,7 +195,11 @@ impl Driver {
                 serial,
                 message,
             } => {
-                if self.links.get(&peer).is_some_and(|live| live.serial == serial) {
+                if self
+                    .links
+                    .get(&peer)
+                    .is_some_and(|live| live.serial == serial)
+                {
                     self.input(Input::PeerSaid { peer, message });
                 }
             }

@@ -31,7 +31,9 @@ impl Driver {
         let store = self.exchange.store.clone();
         match pool::run(move || store.close()).await {
             Ok(()) => tracing::info!("drained; the store is closed"),
-            Err(error) => tracing::warn!(%error, "the store was not closed cleanly; its partial blobs are checked at the next start"),
+            Err(error) => {
+                tracing::warn!(%error, "the store was not closed cleanly; its partial blobs are checked at the next start")
+            }
         }
     }
 

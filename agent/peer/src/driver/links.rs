@@ -127,7 +127,11 @@ impl Links {
 
     /// Takes a link out; `None` when it was replaced or given up before.
     pub(super) fn remove(&mut self, peer: &PeerId, serial: LinkSerial) -> Option<Live> {
-        if self.live.get(peer).is_some_and(|live| live.serial == serial) {
+        if self
+            .live
+            .get(peer)
+            .is_some_and(|live| live.serial == serial)
+        {
             return self.live.remove(peer);
         }
         None
@@ -169,14 +173,19 @@ mod tests {
     #[test]
     fn both_ends_keep_the_same_one_of_two_crossed_dials() {
         // At the end with the smaller id (`ours_wins`), its own dial stands, whichever comes first.
-        for (small, first_dialed_here) in [(true, true), (true, false), (false, true), (false, false)] {
+        for (small, first_dialed_here) in
+            [(true, true), (true, false), (false, true), (false, false)]
+        {
             let standing = Standing {
                 dialed: first_dialed_here,
                 young: true,
             };
             let kept_first = judge(standing, !first_dialed_here, small) == Welcome::Refuse;
             let kept_dialed_here = kept_first == first_dialed_here;
-            assert_eq!(kept_dialed_here, small, "small {small}, first {first_dialed_here}");
+            assert_eq!(
+                kept_dialed_here, small,
+                "small {small}, first {first_dialed_here}"
+            );
         }
     }
 

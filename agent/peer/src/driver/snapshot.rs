@@ -32,7 +32,11 @@ impl Driver {
                 joined: self.options.credentials.membership().is_some(),
             },
             origins: self.origins.borrow().iter().map(origin_status).collect(),
-            links: self.links.iter().map(|live| link_status(&live.link)).collect(),
+            links: self
+                .links
+                .iter()
+                .map(|live| link_status(&live.link))
+                .collect(),
             swarms: self.swarms(),
             complete_blobs,
             partial_blobs: stored.len() - complete_blobs,

@@ -64,7 +64,8 @@ pub(crate) async fn answer(
 async fn seed(exchange: &Exchange, link: &Link, mut stream: AnswerStream, ask: Ask) {
     let caller = link.peer();
     let Some(seeder) = &exchange.seeder else {
-        let refusal = Refusal::new(RefusalCode::BadRequest).with_detail("only an origin can do that");
+        let refusal =
+            Refusal::new(RefusalCode::BadRequest).with_detail("only an origin can do that");
         return refuse(stream, refusal).await;
     };
     let answered = async {

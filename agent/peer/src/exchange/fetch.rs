@@ -187,7 +187,9 @@ impl Intake {
     /// A larger batch costs less CPU, when it can be had without waiting.
     fn grow(&mut self, exchange: &Exchange) {
         let piece = usize::try_from(self.expected).unwrap_or(usize::MAX);
-        let more = FETCH_BATCH_BYTES.min(piece).saturating_sub(self.loan.bytes());
+        let more = FETCH_BATCH_BYTES
+            .min(piece)
+            .saturating_sub(self.loan.bytes());
         if let Some(more) = exchange.budget.try_borrow(more) {
             self.loan.merge(more);
         }

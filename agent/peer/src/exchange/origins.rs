@@ -94,11 +94,7 @@ pub(crate) async fn manifest(
 }
 
 fn members(handle: &Handle) -> Vec<PeerId> {
-    handle
-        .origins()
-        .iter()
-        .map(|origin| origin.peer)
-        .collect()
+    handle.origins().iter().map(|origin| origin.peer).collect()
 }
 
 /// `None`: nobody could be asked. An origin that is slow may take what is left of the time divided by those who are

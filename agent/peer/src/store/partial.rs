@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shoal_proto::limits::WRITE_BATCH_BYTES;
-use shoal_proto::{BlobInfo, Digest, DigestHasher, Geometry, PieceHasher, PieceIndex, PieceProof};
+use shoal_proto::{
+    BlobInfo, Digest, DigestHasher, Geometry, PieceHash, PieceHasher, PieceIndex, PieceProof,
+};
 
 use super::disk::DiskFile;
 use super::error::StoreError;
@@ -209,6 +211,11 @@ impl PieceWriter {
             }
         }
         Ok(())
+    }
+
+    /// The hash of what was written so far: what an origin signs for bytes that no proof covers yet.
+    pub fn hash(&self) -> PieceHash {
+        self.hasher.finish()
     }
 
     /// Checks the piece against its proof, whose signature the caller has checked, and from then on it is held. An error

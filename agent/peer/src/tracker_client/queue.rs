@@ -139,7 +139,10 @@ mod tests {
         queue.push((0..many).map(|n| change(n, 0, false)).collect(), true);
         let first = queue.take().unwrap();
         let second = queue.take().unwrap();
-        assert_eq!((first.swarms.len(), first.full), (SWARMS_PER_ANNOUNCE_MAX, true));
+        assert_eq!(
+            (first.swarms.len(), first.full),
+            (SWARMS_PER_ANNOUNCE_MAX, true)
+        );
         assert_eq!((second.swarms.len(), second.full), (1, false));
         assert_eq!(queue.take(), None);
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use shoal_link::{Acceptor, Admit, AdmitError, ControlSender, Endpoint, EndpointOptions, Link};
 use shoal_proto::wire::{
-    Announce, Candidate, CloseCode, Cluster, FromTracker, Handout, Origin, PeerAddress,
-    SwarmState, ToTracker,
+    Announce, Candidate, CloseCode, Cluster, FromTracker, Handout, Origin, PeerAddress, SwarmState,
+    ToTracker,
 };
 use shoal_proto::{
     BlobInfo, ClusterKey, Digest, JoinToken, Membership, PeerId, Role, SignedMembership, Zone,
@@ -28,7 +28,12 @@ struct Door {
 }
 
 impl Admit for Door {
-    fn admit(&self, peer: PeerId, zone: &Zone, secret: &[u8]) -> Result<SignedMembership, AdmitError> {
+    fn admit(
+        &self,
+        peer: PeerId,
+        zone: &Zone,
+        secret: &[u8],
+    ) -> Result<SignedMembership, AdmitError> {
         if !self.token.secret_matches(secret) {
             return Err(AdmitError::WrongSecret);
         }
@@ -169,7 +174,12 @@ fn note(books: &mut Books, link: &Link, announce: Announce) {
                 swarm.members.insert(peer, member).is_none()
             }
         };
-        let others: Vec<PeerId> = swarm.members.keys().copied().filter(|p| *p != peer).collect();
+        let others: Vec<PeerId> = swarm
+            .members
+            .keys()
+            .copied()
+            .filter(|p| *p != peer)
+            .collect();
         if told.wants_peers {
             hand_out(books, told.digest, peer);
         }
@@ -184,7 +194,9 @@ fn hand_out(books: &Books, digest: Digest, to: PeerId) {
         return;
     };
     let others = swarm.members.iter().filter(|(peer, _)| **peer != to);
-    let mut peers: Vec<Candidate> = others.map(|(peer, member)| candidate(*peer, *member)).collect();
+    let mut peers: Vec<Candidate> = others
+        .map(|(peer, member)| candidate(*peer, *member))
+        .collect();
     for (peer, (_, addr)) in &books.origins {
         if !swarm.members.contains_key(peer) {
             let member = Member {
@@ -223,4 +235,3 @@ fn leave(books: &mut Books, peer: &PeerId) {
         swarm.members.remove(peer);
     }
 }
-

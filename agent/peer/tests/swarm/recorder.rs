@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
 static COUNTS: OnceLock<Counts> = OnceLock::new();
 
@@ -28,7 +26,9 @@ impl Counts {
     /// `name{label=value}`, or `name` where there is no label.
     pub(crate) fn get(&self, name: &str) -> u64 {
         let counts = self.0.lock().unwrap();
-        counts.get(name).map_or(0, |count| count.load(Ordering::SeqCst))
+        counts
+            .get(name)
+            .map_or(0, |count| count.load(Ordering::SeqCst))
     }
 }
 

@@ -22,7 +22,7 @@ use shoal_proto::{
     PeerId, PieceHasher, PieceProof, Role, Zone,
 };
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,9 @@ use super::recorder::{Counts, counts};
 pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Counters belong to the process, so that worlds in one process follow each other.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Everything here ends, or the test fails.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -104,10 +107,12 @@ pub(crate) struct World {
     pub(crate) tracker: Option<Introducer>,
     pub(crate) tracker_addr: SocketAddr,
     pub(crate) counts: Counts,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub(crate) async fn new() -> Self {
+        let turn = TURN.lock().await;
         let key = ClusterKey::from_secret(&[1; 32]);
         let token = JoinToken::new(key.public(), [2; 32]);
         let tracker = Introducer::start(&key, &token);
@@ -117,6 +122,7 @@ impl World {
             tracker: Some(tracker),
             key,
             token,
+            _turn: turn,
         }
     }
 
@@ -136,13 +142,18 @@ impl World {
     pub(crate) fn member(&self, role: Role, adjust: impl FnOnce(&mut PeerOptions)) -> Member {
         let (identity, credentials, options) =
             endpoint_options(&self.key, role, ([127, 0, 0, 1], 0).into());
-        self.start(identity, credentials, Endpoint::bind(options).unwrap(), role, adjust)
+        self.start(
+            identity,
+            credentials,
+            Endpoint::bind(options).unwrap(),
+            role,
+            adjust,
+        )
     }
 
     /// An agent that has nothing but a token.
     pub(crate) fn stranger(&self, token: JoinToken) -> Member {
-        let (identity, _, _) =
-            endpoint_options(&self.key, Role::Agent, ([127, 0, 0, 1], 0).into());
+        let (identity, _, _) = endpoint_options(&self.key, Role::Agent, ([127, 0, 0, 1], 0).into());
         let credentials = Credentials::new(vec![self.key.public()], None);
         let credentials = credentials.with_clock(Arc::new(|| NOW));
         let options = EndpointOptions::new(
@@ -213,7 +224,9 @@ impl Member {
     }
 
     pub(crate) async fn open(&self, digest: Digest) -> BlobReader {
-        soon(self.handle.open(digest, source(), None)).await.unwrap()
+        soon(self.handle.open(digest, source(), None))
+            .await
+            .unwrap()
     }
 
     /// Reads a whole blob.

@@ -1,0 +1,289 @@
+//! A real agent (listener, member, core, store) whose origin is a registry in memory behind a gate.
+//!
+//! The seeder hashes, signs and stores pieces as an origin does; everything that the mirror is asked goes through the
+//! same store, driver and readers as in a cluster. What is not here is the network between two members.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use shoal_agent::Agent;
+use shoal_agent::config::{Config, ListenEntry, RawConfig};
+use shoal_daemon::config::{ByteSize, Span};
+use shoal_peer::{Handle, ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
+use shoal_proto::wire::{Refusal, RefusalCode, Source};
+use shoal_proto::{BlobInfo, Digest, DigestAlgorithm, Geometry, PeerId, PieceHasher, PieceProof};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::http::DEADLINE;
+
+pub(crate) const MIB: usize = 1 << 20;
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The registry of every image here, as a query.
+pub(crate) const NS: &str = "ns=registry.test";
+
+/// Everything here ends, or the test fails.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what)
+        .await
+        .expect("this ends within a minute")
+}
+
+/// Bytes that do not repeat, so that a byte in the wrong place shows.
+pub(crate) fn specimen(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes.into()
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+    Digest::of(DigestAlgorithm::Sha256, bytes)
+}
+
+/// What the registry in memory has, and how it behaves.
+#[derive(Default)]
+pub(crate) struct Upstream {
+    blobs: Mutex<HashMap<Digest, Bytes>>,
+    manifests: Mutex<HashMap<String, (String, Bytes)>>,
+    /// What every question is answered with, instead.
+    refusal: Mutex<Option<Refusal>>,
+    /// Every manifest's bytes are wrong.
+    pub(crate) forge: std::sync::atomic::AtomicBool,
+    /// Each piece takes a permit, where there is a gate.
+    gate: Mutex<Option<Arc<Semaphore>>>,
+    begun: Mutex<HashMap<Digest, BlobInfo>>,
+    pub(crate) opened: AtomicUsize,
+    pub(crate) manifest_asks: Mutex<Vec<ManifestAsk>>,
+    handle: OnceLock<Handle>,
+    tasks: TaskTracker,
+}
+
+impl Upstream {
+    pub(crate) fn blob(&self, bytes: &Bytes) -> Digest {
+        self.blob_named(DigestAlgorithm::Sha256, bytes)
+    }
+
+    pub(crate) fn blob_named(&self, algorithm: DigestAlgorithm, bytes: &Bytes) -> Digest {
+        let digest = Digest::of(algorithm, bytes);
+        self.blobs.lock().unwrap().insert(digest, bytes.clone());
+        digest
+    }
+
+    /// A manifest under its digest and a tag.
+    pub(crate) fn manifest(&self, tag: &str, media_type: &str, body: &str) -> Digest {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let digest = sha256(&body);
+        let mut manifests = self.manifests.lock().unwrap();
+        for name in [tag.to_owned(), digest.to_string()] {
+            manifests.insert(name, (media_type.to_owned(), body.clone()));
+        }
+        digest
+    }
+
+    pub(crate) fn refuse(&self, refusal: Option<Refusal>) {
+        *self.refusal.lock().unwrap() = refusal;
+    }
+
+    /// From now on, pieces come as permits are added.
+    pub(crate) fn hold_back(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        gate
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.opened.load(Ordering::SeqCst) + self.manifest_asks.lock().unwrap().len()
+    }
+
+    async fn begin(&self, handle: &Handle, info: BlobInfo, blob: Bytes) {
+        if self
+            .begun
+            .lock()
+            .unwrap()
+            .insert(info.digest, info)
+            .is_some()
+        {
+            return;
+        }
+        handle.seed(info).await.unwrap();
+        let gate = self.gate.lock().unwrap().clone();
+        self.tasks.spawn(ingest(handle.clone(), gate, info, blob));
+    }
+}
+
+async fn ingest(handle: Handle, gate: Option<Arc<Semaphore>>, info: BlobInfo, blob: Bytes) {
+    for piece in info.geometry.pieces() {
+        if let Some(gate) = &gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        let range = info.geometry.range_of(piece);
+        let bytes = blob.slice(range.start as usize..range.end as usize);
+        let mut hasher = PieceHasher::new();
+        hasher.update(&bytes);
+        let proof = PieceProof::sign(&handle.key(), &info, piece, hasher.finish());
+        let Ok(mut writer) = handle.store().writer(&info.digest, piece) else {
+            return;
+        };
+        writer.write(&[bytes]).unwrap();
+        writer.finish(&proof).unwrap();
+        handle.ingested(info.digest, piece).await;
+    }
+}
+
+impl Seeder for Upstream {
+    fn open(
+        &self,
+        _: PeerId,
+        digest: Digest,
+        _: Source,
+        stat: bool,
+    ) -> BoxFuture<'_, Result<OpenAnswer, Refusal>> {
+        async move {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            if let Some(refusal) = self.refusal.lock().unwrap().clone() {
+                return Err(refusal);
+            }
+            let blob = self.blobs.lock().unwrap().get(&digest).cloned();
+            let blob = blob.ok_or_else(|| Refusal::new(RefusalCode::NotFound))?;
+            let blob_bytes = blob.len() as u64;
+            let handle = self.handle.get().expect("the agent has started");
+            let info = BlobInfo::sign(
+                &handle.key(),
+                digest,
+                Geometry::for_blob(blob_bytes).unwrap(),
+            );
+            if !stat {
+                self.begin(handle, info, blob).await;
+            }
+            Ok(OpenAnswer {
+                info: Some(info),
+                blob_bytes,
+            })
+        }
+        .boxed()
+    }
+
+    fn manifest(
+        &self,
+        _: PeerId,
+        ask: ManifestAsk,
+    ) -> BoxFuture<'_, Result<ManifestAnswer, Refusal>> {
+        async move {
+            self.manifest_asks.lock().unwrap().push(ask.clone());
+            if let Some(refusal) = self.refusal.lock().unwrap().clone() {
+                return Err(refusal);
+            }
+            let found = self.manifests.lock().unwrap().get(&ask.reference).cloned();
+            let (media_type, body) = found.ok_or_else(|| Refusal::new(RefusalCode::NotFound))?;
+            let digest = sha256(&body);
+            let length = body.len() as u64;
+            let sent = if self.forge.load(Ordering::SeqCst) {
+                Bytes::from(vec![b'x'; body.len()])
+            } else {
+                body
+            };
+            let body = if ask.head { Bytes::new() } else { sent };
+            Ok(ManifestAnswer {
+                digest,
+                media_type,
+                length,
+                body,
+                age: Duration::ZERO,
+                stale: false,
+            })
+        }
+        .boxed()
+    }
+}
+
+/// An agent that serves.
+pub(crate) struct World {
+    pub(crate) agent: Agent,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) addr: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    _dir: TempDir,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut RawConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut raw = RawConfig {
+            data_dir: dir.path().join("data"),
+            registries: vec!["registry.test".to_owned(), "docker.io".to_owned()],
+            ..RawConfig::default()
+        };
+        raw.registry.listen = any;
+        raw.registry.stale_if_error = Span::secs(3600);
+        raw.peers.listen = any;
+        raw.admin.listen = any;
+        raw.store.free_floor = ByteSize::mib(1);
+        raw.listen = vec![ListenEntry {
+            address: any,
+            registry: "registry.test".to_owned(),
+        }];
+        change(&mut raw);
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let upstream = Arc::new(Upstream::default());
+        let config = Config::try_from(raw).unwrap();
+        let seeder: Arc<dyn Seeder> = Arc::<Upstream>::clone(&upstream);
+        let agent = Agent::start(config, Some(seeder), &shutdown, &tasks)
+            .await
+            .unwrap();
+        upstream.handle.set(agent.handle().clone()).unwrap();
+        Self {
+            addr: agent.registry_addr(),
+            agent,
+            upstream,
+            shutdown,
+            tasks,
+            _dir: dir,
+        }
+    }
+
+    /// Everything ends when it is told to: no task is left behind.
+    pub(crate) async fn end(self) {
+        self.shutdown.cancel();
+        self.upstream.tasks.close();
+        self.tasks.close();
+        soon(self.tasks.wait()).await;
+        self.agent.handle().store().close().unwrap();
+    }
+
+    /// Waits until the member says so.
+    pub(crate) async fn until_status(&self, is_so: impl Fn(&shoal_peer::Status) -> bool) {
+        soon(async {
+            loop {
+                let status = self.agent.handle().status().await.expect("the driver runs");
+                if is_so(&status) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}

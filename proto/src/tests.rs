@@ -1,0 +1,7 @@
+//! The core under test: two nodes, crowds, properties. A virtual clock; no I/O.
+
+mod crowd;
+mod crowd_flows;
+mod pair;
+mod properties;
+mod scenarios;
