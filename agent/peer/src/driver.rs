@@ -110,6 +110,10 @@ struct Driver {
 
 /// Starts a member of swarms on an endpoint: its driver, its acceptor and its tracker client, as tasks of `tracker`.
 /// `endpoint` is what [`Endpoint::bind`] gave. After `shutdown` they drain and end; the store is closed then.
+#[expect(
+    clippy::too_many_lines,
+    reason = "everything is made here, in the order in which it is needed"
+)]
 pub fn start(
     endpoint: (Endpoint, Acceptor),
     store: Store,

@@ -91,7 +91,10 @@ impl Handle {
         let pin = self.shared.store.pin(&digest);
         let store = self.shared.store.clone();
         let budget = self.shared.read_budget.clone();
-        BlobReader::arriving(store, pin, info, (seat, view), budget).narrowed(range)
+        let complaints = self.shared.commands.clone();
+        BlobReader::complete(store, pin, info, budget, complaints)
+            .following(seat, view)
+            .narrowed(range)
     }
 
     /// Brings a blob without a reader. Resolves when it is committed; dropping the future does not stop it.
@@ -137,12 +140,14 @@ impl Handle {
     /// Origin: a blob whose pieces will come from upstream, by [`Handle::ingested`]. Makes room in the store.
     pub async fn seed(&self, info: BlobInfo) -> Result<(), SeedError> {
         let store = self.shared.store.clone();
-        let created = info.clone();
-        let known = pool::run(move || {
-            store.create(&created)?;
-            Ok::<_, StoreError>(store.lookup(&created.digest))
+        let (evicted, known) = pool::run(move || {
+            let evicted = store.create(&info)?;
+            Ok::<_, StoreError>((evicted, store.lookup(&info.digest)))
         })
         .await?;
+        for digest in evicted {
+            self.tell(Command::Evicted { digest }).await;
+        }
         let (held, complete) = known.map_or_else(
             || (Bitfield::new(info.geometry.piece_count()), false),
             |blob| (blob.held, blob.complete),
@@ -217,6 +222,10 @@ impl Handle {
         link.await.ok().flatten()
     }
 
+    #[expect(
+        clippy::result_large_err,
+        reason = "an open that fails is rare, and its reason is read at once"
+    )]
     fn open_complete(
         &self,
         digest: Digest,
@@ -229,7 +238,8 @@ impl Handle {
         };
         store.touch(&digest);
         let budget = self.shared.read_budget.clone();
-        BlobReader::complete(store.clone(), pin, blob.info, budget)
+        let complaints = self.shared.commands.clone();
+        BlobReader::complete(store.clone(), pin, blob.info, budget, complaints)
             .narrowed(range)
             .map(Some)
     }
@@ -280,7 +290,7 @@ async fn shape_of(
     digest: Digest,
 ) -> Result<BlobInfo, OpenError> {
     settled(view, digest, |phase| match phase {
-        Phase::Arriving(info) | Phase::Complete(info) => Some(info.clone()),
+        Phase::Arriving(info) | Phase::Complete(info) => Some(*info),
         Phase::Opening | Phase::Closing | Phase::Failed(_) => None,
     })
     .await
@@ -291,7 +301,7 @@ async fn complete_of(
     digest: Digest,
 ) -> Result<BlobInfo, OpenError> {
     settled(view, digest, |phase| match phase {
-        Phase::Complete(info) => Some(info.clone()),
+        Phase::Complete(info) => Some(*info),
         Phase::Arriving(_) | Phase::Opening | Phase::Closing | Phase::Failed(_) => None,
     })
     .await

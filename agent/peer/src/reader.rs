@@ -12,10 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_proto::limits::{READ_BYTES_MAX, READ_FLOOR_BYTES, READER_STALL_MAX};
 use shoal_proto::{BlobInfo, ByteRange, Digest, FailReason};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::cursor::Seat;
+use crate::driver::report::Command;
 use crate::exchange::budget::{ByteBudget, tie};
 use crate::handle::OpenError;
 use crate::pool;
@@ -61,11 +62,19 @@ pub struct BlobReader {
     /// Present while the blob is arriving.
     follow: Option<(Seat, watch::Receiver<BlobView>)>,
     budget: ByteBudget,
+    /// Where a piece that the disk has lost is told of, so that it is brought again.
+    complaints: mpsc::Sender<Command>,
     broken: bool,
 }
 
 impl BlobReader {
-    pub(crate) fn complete(store: Store, pin: Pin, info: BlobInfo, budget: ByteBudget) -> Self {
+    pub(crate) fn complete(
+        store: Store,
+        pin: Pin,
+        info: BlobInfo,
+        budget: ByteBudget,
+        complaints: mpsc::Sender<Command>,
+    ) -> Self {
         let end = info.geometry.blob_bytes();
         Self {
             store,
@@ -75,22 +84,21 @@ impl BlobReader {
             end,
             follow: None,
             budget,
+            complaints,
             broken: false,
         }
     }
 
-    pub(crate) fn arriving(
-        store: Store,
-        pin: Pin,
-        info: BlobInfo,
-        follow: (Seat, watch::Receiver<BlobView>),
-        budget: ByteBudget,
-    ) -> Self {
-        let mut reader = Self::complete(store, pin, info, budget);
-        reader.follow = Some(follow);
-        reader
+    /// Follows a blob that is still arriving.
+    pub(crate) fn following(mut self, seat: Seat, view: watch::Receiver<BlobView>) -> Self {
+        self.follow = Some((seat, view));
+        self
     }
 
+    #[expect(
+        clippy::result_large_err,
+        reason = "an open that fails is rare, and its reason is read at once"
+    )]
     pub(crate) fn narrowed(mut self, range: Option<ByteRange>) -> Result<Self, OpenError> {
         if let Some(range) = range {
             self.narrow(range)?;
@@ -100,6 +108,10 @@ impl BlobReader {
 
     /// Reads this range only; an end behind the blob's end is cut to it. To be called before the first byte was
     /// read, where the range could not be known before the length was.
+    #[expect(
+        clippy::result_large_err,
+        reason = "an open that fails is rare, and its reason is read at once"
+    )]
     pub fn narrow(&mut self, range: ByteRange) -> Result<(), OpenError> {
         let blob_bytes = self.info.geometry.blob_bytes();
         let end = range.end.min(blob_bytes);
@@ -163,6 +175,13 @@ impl BlobReader {
             match self.read_held().await {
                 Ok(bytes) => return Ok(bytes),
                 Err(StoreError::NotHeld { .. }) if phase.is_some() => {}
+                Err(error @ StoreError::PieceLost { .. }) => {
+                    let digest = self.info.digest;
+                    let told = self.complaints.try_send(Command::Recheck { digest });
+                    if phase.is_none() || told.is_err() {
+                        return Err(error.into());
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
             match phase {
@@ -201,7 +220,7 @@ impl BlobReader {
         let loan = self.budget.try_borrow(left.min(READ_BYTES_MAX));
         let len = loan
             .as_ref()
-            .map_or(left.min(READ_FLOOR_BYTES), |loan| loan.bytes());
+            .map_or_else(|| left.min(READ_FLOOR_BYTES), |loan| loan.bytes());
         let (store, digest, at) = (self.store.clone(), self.info.digest, self.at);
         let bytes = pool::run(move || store.read(&digest, at, len)).await?;
         Ok(match loan {

@@ -143,6 +143,10 @@ impl Driver {
         }
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each report, each a step"
+    )]
     pub(super) fn hear(&mut self, report: Report) {
         match report {
             Report::Asked {
@@ -232,7 +236,7 @@ impl Driver {
         let peer = link.peer();
         let welcome = self.links.judge(&self.me, &link);
         if link.dialed() {
-            self.links.end_dial(&peer);
+            self.links.dialed(&peer);
         }
         if peer == self.me || welcome == Welcome::Refuse {
             link.close(CloseCode::Duplicate);

@@ -78,6 +78,11 @@ impl Links {
         }
     }
 
+    /// A dial brought a link, which is about to stand; whoever waits for it is served then.
+    pub(super) fn dialed(&mut self, peer: &PeerId) {
+        self.dialing.remove(peer);
+    }
+
     /// A dial came to nothing: everybody who waits hears of it. `true` when the core waits too.
     pub(super) fn end_dial(&mut self, peer: &PeerId) -> bool {
         let asked = self.dialing.remove(peer).unwrap_or(false);

@@ -119,6 +119,10 @@ pub(crate) enum Report {
 }
 
 /// What the tracker client has to tell.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a handout is what is nearly always reported"
+)]
 pub(crate) enum TrackerReport {
     Down,
     Handed {

@@ -3,6 +3,10 @@
 //!
 //! Not here: decisions (the core's own tests), handshakes (the link's), durability (the store's). Every await is under a
 //! deadline; nothing sleeps to synchronise.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod faults;
 mod hostile;

@@ -287,7 +287,7 @@ async fn small_budget_is_kept_and_slow_readers_hold_nobody_up() {
         }
         most
     };
-    let (pulled, most) = soon(async { tokio::join!(pulling, watching) }).await;
+    let (pulled, most) = soon(Box::pin(async { tokio::join!(pulling, watching) })).await;
     assert_eq!(pulled, blob);
     assert!(most <= budget, "{most} bytes were in memory");
     drop(hoard);

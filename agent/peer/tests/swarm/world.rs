@@ -143,7 +143,7 @@ impl World {
         let (identity, credentials, options) =
             endpoint_options(&self.key, role, ([127, 0, 0, 1], 0).into());
         self.start(
-            identity,
+            &identity,
             credentials,
             Endpoint::bind(options).unwrap(),
             role,
@@ -162,14 +162,14 @@ impl World {
             credentials.clone(),
         );
         let endpoint = Endpoint::bind(options).unwrap();
-        self.start(identity, credentials, endpoint, Role::Agent, |options| {
+        self.start(&identity, credentials, endpoint, Role::Agent, |options| {
             options.join_token = Some(token);
         })
     }
 
     fn start(
         &self,
-        identity: Identity,
+        identity: &Identity,
         credentials: Credentials,
         endpoint: (Endpoint, Acceptor),
         role: Role,
