@@ -164,6 +164,8 @@ pub const NOT_HELD_PAUSE: Duration = Duration::from_millis(500);
 pub const PLEAS_MAX: usize = 1024;
 /// Copies of a scarce piece that have precedence.
 pub const SCARCE_COPIES: u8 = 2;
+/// The same where an origin is the only neighbour: what it has it offers at once, unless the offer was lost.
+pub const PLEA_ALONE_AFTER: Duration = Duration::from_millis(50);
 /// An origin that offered nothing is asked after this time without a piece.
 pub const PLEA_AFTER: Duration = Duration::from_millis(200);
 /// Neighbours that hear of a rare piece at once.
@@ -267,6 +269,8 @@ pub const DIALS_MAX: usize = 16;
 pub const CROSSED_DIALS_WITHIN: Duration = Duration::from_secs(3);
 /// Callers that wait for a link with one peer.
 pub const LINK_WAITERS_MAX: usize = 256;
+/// The same when a new blob wants peers: its first byte waits for the answer.
+pub const ANNOUNCE_GAP_URGENT: Duration = Duration::from_millis(5);
 /// Between two announces to a tracker: what changes in between goes out together.
 pub const ANNOUNCE_GAP_MIN: Duration = Duration::from_millis(100);
 /// The first pause after a tracker could not be reached, before jitter.
@@ -349,9 +353,9 @@ pub const TRACKER_OUTBOX_MAX: usize = 512;
 /// Announces that wait for the directory; those that send them wait with them.
 pub const TRACKER_EVENTS_MAX: usize = 4096;
 /// Announces of one peer in a burst.
-pub const ANNOUNCE_BURST: u32 = 64;
+pub const ANNOUNCE_BURST: u32 = 256;
 /// Announces of one peer a second, after the burst.
-pub const ANNOUNCES_PER_SEC: u32 = 16;
+pub const ANNOUNCES_PER_SEC: u32 = 32;
 
 const _: () = {
     assert!(PIECE_BYTES_MIN.is_power_of_two() && PIECE_BYTES_MAX.is_power_of_two());

@@ -267,6 +267,7 @@ impl Driver {
     }
 
     fn input(&mut self, input: Input) {
+        tracing::trace!(?input);
         let now = self.clock.now();
         self.node.handle(input, now);
     }

@@ -160,7 +160,7 @@ impl Swarm {
                 cx.culprits.push(peer);
                 return;
             };
-            neighbour.add(piece, pieces);
+            neighbour.announced(piece, pieces);
         }
         // It has used up what we told it, or soon will: more news must not wait.
         if !neighbour.is_origin

@@ -143,7 +143,13 @@ impl Neighbour {
         self.holds = Some(holds);
     }
 
-    /// It says it holds one more. Says whether that is news.
+    /// It says itself that it holds the piece: whatever it refused before counts no more.
+    pub(crate) fn announced(&mut self, piece: PieceIndex, pieces: &mut Pieces) {
+        self.held_off.retain(|(held, _)| *held != piece);
+        self.add(piece, pieces);
+    }
+
+    /// It holds one more, it is said. Says whether that is news.
     pub(crate) fn add(&mut self, piece: PieceIndex, pieces: &mut Pieces) -> bool {
         let news = self.holds.as_mut().is_some_and(|holds| holds.set(piece));
         if news {

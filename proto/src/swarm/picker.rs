@@ -195,7 +195,7 @@ impl Swarm {
         let pieces = self.pieces.as_ref()?;
         let alone = self.neighbours.iter().all(|neighbour| neighbour.is_origin);
         let patience = if alone {
-            std::time::Duration::ZERO
+            limits::PLEA_ALONE_AFTER
         } else {
             limits::PLEA_AFTER
         };

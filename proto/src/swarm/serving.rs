@@ -63,6 +63,7 @@ impl Swarm {
         let greedy = cx.slots.to_peer(peer) >= limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX;
         let bid = Bid {
             peer,
+            swarm: self.ix,
             small_blob: self
                 .pieces
                 .as_ref()

@@ -29,6 +29,7 @@ pub(crate) struct Upload {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bid {
     pub(crate) peer: PeerIx,
+    pub(crate) swarm: SwarmIx,
     /// The blob is so small that sharing the uplink would show.
     pub(crate) small_blob: bool,
     /// The swarm has no second copy of the piece.
@@ -86,7 +87,16 @@ impl Slots {
         peers: &PeerBook,
         now: Instant,
     ) -> Result<(), Duration> {
-        let target = if bid.small_blob {
+        // One blob does not wait for another: its first piece needs no more than a place.
+        let own = self
+            .uploads
+            .iter()
+            .filter(|upload| upload.swarm == bid.swarm)
+            .count();
+        if own == 0 && self.uploads.len() < limits::UPLOAD_SLOTS_MAX {
+            return Ok(());
+        }
+        let target = if bid.small_blob && own == self.uploads.len() {
             limits::UPLOAD_SLOTS_SMALL
         } else {
             limits::UPLOAD_SLOTS
@@ -237,6 +247,7 @@ mod tests {
         fn ask(&mut self, peer: usize, scarce: bool) -> Result<RequestId, Duration> {
             let bid = Bid {
                 peer: self.ix[peer],
+                swarm: SwarmIx(0),
                 small_blob: false,
                 scarce,
             };

@@ -107,6 +107,7 @@ impl Swarm {
         self.announcer.hurry(now);
         if !cx.tracker_up {
             self.ask_around(cx);
+            self.seek(cx, now);
         }
     }
 
@@ -180,6 +181,8 @@ impl Swarm {
             };
             self.sourcing.not_before = Some(now + wait);
         }
+        // What is due now is done now: the first byte waits for it.
+        self.seek(cx, now);
     }
 
     fn consider(&mut self, peer: PeerIx, cx: &mut Context) {
@@ -265,6 +268,7 @@ impl Swarm {
                         .max(cx.jitter(pause));
                     self.sourcing.not_before = Some(now + pause);
                 }
+                self.seek(cx, now);
             }
         }
     }

@@ -31,6 +31,7 @@ impl Driver {
     }
 
     fn perform(&mut self, action: Action) {
+        tracing::trace!(?action);
         match action {
             Action::Announce { swarms, full } => self.announces.push(swarms, full),
             Action::CancelFetch { transfer } => {
@@ -72,9 +73,20 @@ impl Driver {
         }
     }
 
+    /// A blob without pieces is whole before there is a place for it: the place is waited for.
     fn commit(&mut self, digest: Digest) {
         let exchange = Arc::clone(&self.exchange);
+        let placed = self
+            .blobs
+            .get(&digest)
+            .map(|entry| entry.viewed.subscribe());
         self.tasks.spawn(async move {
+            if let Some(mut view) = placed {
+                let settled = view.wait_for(|view| view.phase != Phase::Opening).await;
+                if settled.map_or(true, |view| matches!(view.phase, Phase::Failed(_))) {
+                    return;
+                }
+            }
             let store = exchange.store.clone();
             let result = pool::run(move || store.commit(&digest)).await;
             exchange.report(Report::Committed { digest, result }).await;

@@ -60,6 +60,16 @@ impl AnnounceQueue {
         }
     }
 
+    /// Waits until a blob wants peers. Cancel safe.
+    pub(super) async fn urgent(&self) {
+        loop {
+            if self.lock().swarms.values().any(|change| change.wants_peers) {
+                return;
+            }
+            self.bell.notified().await;
+        }
+    }
+
     /// Takes what one announce carries; `None` when there is nothing to tell.
     pub(super) fn take(&self) -> Option<Batch> {
         let mut waiting = self.lock();

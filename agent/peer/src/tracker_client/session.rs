@@ -1,13 +1,14 @@
 //! One link with one tracker, from its handshake to its end.
 //!
-//! What goes out is spaced by [`ANNOUNCE_GAP_MIN`]: the first change goes at once, those that follow closely go together.
+//! What goes out is spaced by [`ANNOUNCE_GAP_MIN`]: the first change goes at once, those that follow closely go
+//! together, and a blob that wants peers waits hardly at all.
 //! What comes in is checked before it is reported: origins by their memberships, shapes by their signatures.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use shoal_link::{Connected, ControlReceiver, ControlSender, Link};
-use shoal_proto::limits::{ANNOUNCE_GAP_MIN, SAY_DEADLINE};
+use shoal_proto::limits::{ANNOUNCE_GAP_MIN, ANNOUNCE_GAP_URGENT, SAY_DEADLINE};
 use shoal_proto::wire::{
     Announce, CloseCode, Cluster, FromTracker, Handout, SwarmAnnounce, ToTracker,
 };
@@ -145,7 +146,11 @@ async fn tell(client: &TrackerClient, mut sender: ControlSender) {
         if !sent {
             return;
         }
-        sleep_until(told.at + ANNOUNCE_GAP_MIN).await;
+        sleep_until(told.at + ANNOUNCE_GAP_URGENT).await;
+        tokio::select! {
+            () = sleep_until(told.at + ANNOUNCE_GAP_MIN) => {}
+            () = client.queue.urgent() => {}
+        }
     }
 }
 
