@@ -372,7 +372,8 @@ impl Node {
         if self.leeching.is_empty() || self.cx.is_origin() {
             return;
         }
-        let window = self.cx.pace.window();
+        let given = self.cx.slots.usual_bytes_per_sec();
+        let window = self.cx.pace.window(given);
         let mut idle = 0;
         while idle < self.leeching.len() && self.cx.in_flight < limits::PIECES_IN_FLIGHT_MAX {
             let ix = self.leeching[0];

@@ -2,6 +2,7 @@
 
 mod crowd;
 mod crowd_flows;
+mod diag;
 mod pair;
 mod properties;
 mod scenarios;

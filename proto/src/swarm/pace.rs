@@ -95,10 +95,17 @@ impl Pace {
     }
 
     /// Fetches to keep in flight. Now and then one more, to learn whether it would bring more.
-    pub(crate) fn window(&mut self) -> usize {
+    ///
+    /// Never more than what brings as much as we give: `upload_bytes_per_sec` is what one of our own uploads usually
+    /// reaches. In a crowd that shares its links, more fetches of ours are fewer of somebody else's, and all end later.
+    pub(crate) fn window(&mut self, upload_bytes_per_sec: Option<f64>) -> usize {
         self.decisions = self.decisions.wrapping_add(1);
         let probe = usize::from(self.decisions.is_multiple_of(limits::EXPLORE_ONE_IN));
-        (self.window + probe).min(LEVELS)
+        let fair = match (upload_bytes_per_sec, self.usual_bytes_per_sec()) {
+            (Some(given), Some(taken)) => share(limits::UPLOAD_SLOTS as f64 * given / taken),
+            (None, _) | (_, None) => LEVELS,
+        };
+        (self.window + probe).min(fair)
     }
 
     /// The same, without the learning.
@@ -131,6 +138,16 @@ impl Pace {
     }
 }
 
+/// So many fetches, within bounds.
+fn share(fetches: f64) -> usize {
+    let most = f64::from(u16::try_from(LEVELS).unwrap_or(u16::MAX));
+    let mut count = limits::PIECES_IN_FLIGHT_MIN;
+    while count < LEVELS && (count as f64) + 0.5 < fetches.min(most) {
+        count += 1;
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +158,7 @@ mod tests {
         let mut now = Instant::from_nanos(0);
         let mut pace = Pace::new(now);
         for _ in 0..2_000 {
-            let in_flight = pace.window();
+            let in_flight = pace.window(None);
             now += Duration::from_millis(1);
             pace.fetched(MIB, span_of(in_flight), in_flight, now);
         }
@@ -160,6 +177,19 @@ mod tests {
         let window =
             run(|in_flight| Duration::from_millis(10) * u32::try_from(in_flight.max(12)).unwrap());
         assert!((10..=13).contains(&window), "{window}");
+    }
+
+    #[test]
+    fn nobody_takes_more_at_once_than_it_gives() {
+        let now = Instant::from_nanos(0);
+        let mut pace = Pace::new(now);
+        for _ in 0..20 {
+            pace.fetched(MIB, Duration::from_millis(100), 4, now);
+        }
+        let taken = 10.0 * MIB as f64;
+        assert_eq!(pace.window(Some(taken)), limits::UPLOAD_SLOTS, "equal links");
+        assert_eq!(pace.window(Some(0.1 * taken)), limits::PIECES_IN_FLIGHT_MIN);
+        assert!(pace.window(Some(8.0 * taken)) >= limits::PIECES_IN_FLIGHT_START, "slow sources");
     }
 
     #[test]

@@ -89,7 +89,7 @@ proptest! {
             }
             node.handle(wild.input(step, word), now);
             while let Some(action) = node.poll_action() {
-                wild.see(action);
+                wild.see(&action);
             }
             prop_assert!(node.status().in_flight <= limits::PIECES_IN_FLIGHT_MAX);
             prop_assert!(node.status().uploads <= limits::UPLOAD_SLOTS_MAX);
@@ -106,8 +106,8 @@ struct Wild {
 }
 
 impl Wild {
-    fn see(&mut self, action: Action) {
-        match action {
+    fn see(&mut self, action: &Action) {
+        match *action {
             Action::Fetch {
                 transfer,
                 digest,
@@ -224,7 +224,11 @@ impl Wild {
                 }],
                 injected: word.is_multiple_of(3),
             },
-            _ => Input::Evicted { digest },
+            _ => {
+                // The store lost all of it: it may be held anew.
+                self.held.retain(|(held, _)| *held != digest);
+                Input::Evicted { digest }
+            }
         }
     }
 }
