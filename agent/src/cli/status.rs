@@ -12,6 +12,8 @@ use crate::config::Config;
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 const STATUS_BYTES_MAX: usize = 16 << 20;
 const REQUESTS_SHOWN: usize = 10;
+/// A digest's algorithm and its first twelve digits.
+const REFERENCE_CHARS: usize = 19;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
@@ -51,9 +53,6 @@ pub(super) async fn fetch(config: &Config) -> Result<Value, AskError> {
 fn screen(answer: &Value) -> String {
     let status = &answer["status"];
     let (peer, store, recent) = (&status["peer"], &status["store"], &status["recent"]);
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let bytes = |value: &Value| value.as_u64().map_or_else(|| "-".to_owned(), human_bytes);
-    let count = |value: &Value| value.as_array().map_or(0, Vec::len);
     let mut lines = vec![
         format!(
             "{} {}  {}",
@@ -61,17 +60,7 @@ fn screen(answer: &Value) -> String {
             text(&answer["version"]),
             text(&peer["peer"])
         ),
-        format!(
-            "tracker   {}",
-            match (
-                peer["tracker"]["connected"].as_bool(),
-                peer["tracker"]["joined"].as_bool()
-            ) {
-                (Some(true), _) => text(&peer["tracker"]["address"]),
-                (_, Some(true)) => "none answers; the peers that are known are kept".to_owned(),
-                _ => "not joined: look at cluster.trackers and cluster.join_token_file".to_owned(),
-            }
-        ),
+        format!("tracker   {}", tracker(&peer["tracker"])),
         format!(
             "cluster   {} origins, {} links",
             count(&peer["origins"]),
@@ -91,42 +80,61 @@ fn screen(answer: &Value) -> String {
             bytes(&recent["swarm_bytes"])
         ),
     ];
-    for swarm in peer["swarms"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|swarm| swarm["complete"] == false)
-    {
-        lines.push(format!(
-            "fetching  {}  {} of {} pieces",
-            text(&swarm["digest"]),
-            swarm["held"],
-            swarm["pieces"]
-        ));
-    }
-    for request in recent["requests"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .rev()
-        .take(REQUESTS_SHOWN)
-    {
-        lines.push(format!(
-            "  {} {:9} {} {}  {} + {}  first byte {} ms, {} ms",
-            request["status"],
-            text(&request["outcome"]),
-            text(&request["repository"]),
-            text(&request["reference"])
-                .chars()
-                .take(19)
-                .collect::<String>(),
-            bytes(&request["cache_bytes"]),
-            bytes(&request["swarm_bytes"]),
-            request["first_byte_ms"],
-            request["took_ms"],
-        ));
-    }
+    let swarms = peer["swarms"].as_array().into_iter().flatten();
+    lines.extend(
+        swarms
+            .filter(|swarm| swarm["complete"] == false)
+            .map(fetching),
+    );
+    let requests = recent["requests"].as_array().into_iter().flatten();
+    lines.extend(requests.rev().take(REQUESTS_SHOWN).map(request));
     lines.join("\n")
+}
+
+fn tracker(tracker: &Value) -> String {
+    match (tracker["connected"].as_bool(), tracker["joined"].as_bool()) {
+        (Some(true), _) => text(&tracker["address"]),
+        (_, Some(true)) => "none answers; the peers that are known are kept".to_owned(),
+        _ => "not joined: look at cluster.trackers and cluster.join_token_file".to_owned(),
+    }
+}
+
+fn fetching(swarm: &Value) -> String {
+    format!(
+        "fetching  {}  {} of {} pieces",
+        text(&swarm["digest"]),
+        swarm["held"],
+        swarm["pieces"]
+    )
+}
+
+fn request(request: &Value) -> String {
+    format!(
+        "  {} {:9} {} {}  {} + {}  first byte {} ms, {} ms",
+        request["status"],
+        text(&request["outcome"]),
+        text(&request["repository"]),
+        text(&request["reference"])
+            .chars()
+            .take(REFERENCE_CHARS)
+            .collect::<String>(),
+        bytes(&request["cache_bytes"]),
+        bytes(&request["swarm_bytes"]),
+        request["first_byte_ms"],
+        request["took_ms"],
+    )
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
+fn bytes(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".to_owned(), human_bytes)
+}
+
+fn count(value: &Value) -> usize {
+    value.as_array().map_or(0, Vec::len)
 }
 
 #[cfg(test)]

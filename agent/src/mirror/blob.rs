@@ -41,6 +41,33 @@ struct Prepared {
     reader: Option<(BlobReader, ByteRange, Bytes)>,
 }
 
+impl Prepared {
+    fn unsatisfiable(blob_bytes: u64) -> Self {
+        Self {
+            selection: Selection::Unsatisfiable,
+            blob_bytes,
+            reader: None,
+        }
+    }
+
+    /// The range that was opened begins behind the blob's end.
+    fn out_of_range(wanted: Option<&str>, blob_bytes: u64) -> Result<Self, Failure> {
+        match range::select(wanted, blob_bytes) {
+            Selection::Unsatisfiable => Ok(Self::unsatisfiable(blob_bytes)),
+            // The empty blob, asked for from its start.
+            _ if blob_bytes == 0 => Ok(Self {
+                selection: Selection::Whole,
+                blob_bytes,
+                reader: None,
+            }),
+            _ => Err(Failure::broken(
+                Fallthrough::Broken,
+                "the blob's length changed while it was opened",
+            )),
+        }
+    }
+}
+
 impl Mirror {
     pub(crate) async fn blob(&self, ask: BlobAsk<'_>, mut seen: Observation) -> Response<Body> {
         let held = HeldBefore::new(self.handle.store().lookup(&ask.digest));
@@ -86,82 +113,62 @@ impl Mirror {
         held: &HeldBefore,
         wanted: Option<&str>,
     ) -> Result<Prepared, Failure> {
-        let hint = wanted.and_then(range::hint);
-        let length = match (wanted, hint, held.blob_bytes()) {
-            // Without a range, or with a plain one, opening tells the length.
-            (None, ..) | (_, Some(_), None) => None,
-            (Some(_), _, Some(length)) => Some(length),
-            (Some(_), None, None) => {
-                let length = self.handle.stat(ask.digest, ask.source.clone()).await;
-                Some(length.map_err(|error| Failure::of_open(&error))?)
-            }
+        let first = match self.length_before(ask, held, wanted).await? {
+            Some(blob_bytes) => match range::select(wanted, blob_bytes) {
+                Selection::Unsatisfiable => return Ok(Prepared::unsatisfiable(blob_bytes)),
+                Selection::Whole => None,
+                Selection::One(range) => Some(range),
+                Selection::Many(ranges) => ranges.first().copied(),
+            },
+            None => wanted.and_then(range::hint),
         };
-        let first = match length.map(|length| (range::select(wanted, length), length)) {
-            Some((Selection::Unsatisfiable, blob_bytes)) => {
-                return Ok(Prepared {
-                    selection: Selection::Unsatisfiable,
-                    blob_bytes,
-                    reader: None,
-                });
-            }
-            Some((Selection::One(range), _)) => Some(range),
-            Some((Selection::Many(ranges), _)) => ranges.first().copied(),
-            Some((Selection::Whole, _)) => None,
-            None => hint,
-        };
-        let reader = match self
-            .handle
-            .open(ask.digest, ask.source.clone(), first)
-            .await
-        {
+        let opened = self.handle.open(ask.digest, ask.source.clone(), first);
+        let reader = match opened.await {
             Ok(reader) => reader,
             Err(OpenError::OutOfRange { blob_bytes, .. }) => {
-                let selection = range::select(wanted, blob_bytes);
-                return match selection {
-                    Selection::Unsatisfiable => Ok(Prepared {
-                        selection,
-                        blob_bytes,
-                        reader: None,
-                    }),
-                    // The empty blob, asked for from its start.
-                    _ if blob_bytes == 0 => Ok(Prepared {
-                        selection: Selection::Whole,
-                        blob_bytes,
-                        reader: None,
-                    }),
-                    _ => Err(Failure::broken(
-                        Fallthrough::Broken,
-                        "the blob's length changed while it was opened",
-                    )),
-                };
+                return Prepared::out_of_range(wanted, blob_bytes);
             }
             Err(error) => return Err(Failure::of_open(&error)),
         };
         let blob_bytes = reader.blob_bytes();
         let selection = range::select(wanted, blob_bytes);
         let range = match &selection {
-            Selection::Whole => ByteRange {
+            Selection::Whole => Some(ByteRange {
                 start: 0,
                 end: blob_bytes,
-            },
-            Selection::One(range) => *range,
-            Selection::Many(ranges) => ranges
-                .first()
-                .copied()
-                .unwrap_or(ByteRange { start: 0, end: 0 }),
-            Selection::Unsatisfiable => {
-                return Ok(Prepared {
-                    selection,
-                    blob_bytes,
-                    reader: None,
-                });
-            }
+            }),
+            Selection::One(range) => Some(*range),
+            Selection::Many(ranges) => ranges.first().copied(),
+            Selection::Unsatisfiable => None,
         };
-        first_bytes(reader, range).await.map(|reader| Prepared {
-            selection,
-            blob_bytes,
-            reader,
-        })
+        match range {
+            Some(range) => first_bytes(reader, range).await.map(|reader| Prepared {
+                selection,
+                blob_bytes,
+                reader,
+            }),
+            None => Ok(Prepared::unsatisfiable(blob_bytes)),
+        }
+    }
+
+    /// The blob's length, where what is asked for depends on it; without a range, or with a plain one, opening tells it.
+    async fn length_before(
+        &self,
+        ask: &BlobAsk<'_>,
+        held: &HeldBefore,
+        wanted: Option<&str>,
+    ) -> Result<Option<u64>, Failure> {
+        let Some(header) = wanted else {
+            return Ok(None);
+        };
+        if let Some(blob_bytes) = held.blob_bytes() {
+            return Ok(Some(blob_bytes));
+        }
+        if range::hint(header).is_some() {
+            return Ok(None);
+        }
+        let length = self.handle.stat(ask.digest, ask.source.clone()).await;
+        length.map(Some).map_err(|error| Failure::of_open(&error))
     }
 
     fn answer_with(
@@ -177,7 +184,7 @@ impl Mirror {
             reader,
         } = prepared;
         let digest = ask.digest;
-        let (status, segments, length, kind, content_range) = match selection {
+        let (status, stretches, length, kind, content_range) = match selection {
             Selection::Unsatisfiable => {
                 seen.status(StatusCode::RANGE_NOT_SATISFIABLE);
                 seen.complete();
@@ -205,7 +212,7 @@ impl Mirror {
                 let body = multipart(&digest, &ranges, blob_bytes);
                 (
                     StatusCode::PARTIAL_CONTENT,
-                    body.segments,
+                    body.stretches,
                     body.bytes,
                     Some(body.content_type),
                     None,
@@ -213,14 +220,14 @@ impl Mirror {
             }
         };
         seen.status(status);
-        let several = !segments.is_empty();
+        let several = !stretches.is_empty();
         let opener = Opener {
             handle: self.handle.clone(),
             digest,
             source: ask.source,
         };
         let open = self.started.enter(digest, blob_bytes);
-        let mut pour = Pour::new(segments, opener, held, seen, open);
+        let mut pour = Pour::new(stretches, opener, held, seen, open);
         if let Some((reader, range, first)) = reader {
             // The text before the first part goes out first: its range is opened again, from what is held now.
             pour = if several {

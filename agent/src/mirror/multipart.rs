@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use shoal_proto::{ByteRange, Digest};
 
-use super::pour::Segment;
+use super::pour::Stretch;
 use super::range::content_range;
 
 const PART_TYPE: &str = "application/octet-stream";
@@ -13,14 +13,14 @@ const PART_TYPE: &str = "application/octet-stream";
 /// A multipart body: what it is made of, how long it is, and its media type.
 #[derive(Debug)]
 pub(crate) struct Multipart {
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) stretches: Vec<Stretch>,
     pub(crate) bytes: u64,
     pub(crate) content_type: String,
 }
 
 pub(crate) fn multipart(digest: &Digest, ranges: &[ByteRange], blob_bytes: u64) -> Multipart {
     let boundary = format!("shoal-{}", digest.hex().get(..32).unwrap_or_default());
-    let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
+    let mut stretches = Vec::with_capacity(ranges.len() * 2 + 1);
     let mut bytes = 0;
     for (at, range) in ranges.iter().enumerate() {
         let lead = if at == 0 { "" } else { "\r\n" };
@@ -29,14 +29,14 @@ pub(crate) fn multipart(digest: &Digest, ranges: &[ByteRange], blob_bytes: u64) 
             content_range(*range, blob_bytes)
         );
         bytes += text.len() as u64 + (range.end - range.start);
-        segments.push(Segment::Text(Bytes::from(text)));
-        segments.push(Segment::Range(*range));
+        stretches.push(Stretch::Text(Bytes::from(text)));
+        stretches.push(Stretch::Range(*range));
     }
     let end = format!("\r\n--{boundary}--\r\n");
     bytes += end.len() as u64;
-    segments.push(Segment::Text(Bytes::from(end)));
+    stretches.push(Stretch::Text(Bytes::from(end)));
     Multipart {
-        segments,
+        stretches,
         bytes,
         content_type: format!("multipart/byteranges; boundary={boundary}"),
     }
@@ -57,11 +57,11 @@ mod tests {
         ];
         let body = multipart(&Digest::Sha256([0xab; 32]), &ranges, 100);
         let length: u64 = body
-            .segments
+            .stretches
             .iter()
-            .map(|segment| match segment {
-                Segment::Text(text) => text.len() as u64,
-                Segment::Range(range) => range.end - range.start,
+            .map(|stretch| match stretch {
+                Stretch::Text(text) => text.len() as u64,
+                Stretch::Range(range) => range.end - range.start,
             })
             .sum();
         assert_eq!(length, body.bytes);
@@ -69,7 +69,7 @@ mod tests {
             body.content_type
                 .ends_with("shoal-abababababababababababababababab")
         );
-        let Segment::Text(first) = &body.segments[0] else {
+        let Stretch::Text(first) = &body.stretches[0] else {
             panic!("a text comes first")
         };
         assert!(first.starts_with(b"--shoal-"));

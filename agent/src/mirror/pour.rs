@@ -17,9 +17,9 @@ use shoal_proto::{ByteRange, Digest};
 use super::observe::{FirstFrom, Observation};
 use super::started::OpenAnswer;
 
-/// A part of a body.
+/// What a body is made of.
 #[derive(Debug)]
-pub(crate) enum Segment {
+pub(crate) enum Stretch {
     Range(ByteRange),
     Text(Bytes),
 }
@@ -80,7 +80,7 @@ impl HeldBefore {
 /// One body under way.
 #[derive(Debug)]
 pub(crate) struct Pour {
-    segments: VecDeque<Segment>,
+    stretches: VecDeque<Stretch>,
     under: Option<Under>,
     /// Read before the head of the answer went out, so that a failure could still be a status.
     first: Option<Bytes>,
@@ -92,14 +92,14 @@ pub(crate) struct Pour {
 
 impl Pour {
     pub(crate) fn new(
-        segments: impl IntoIterator<Item = Segment>,
+        stretches: impl IntoIterator<Item = Stretch>,
         opener: Opener,
         held: HeldBefore,
         seen: Observation,
         open: OpenAnswer,
     ) -> Self {
         Self {
-            segments: segments.into_iter().collect(),
+            stretches: stretches.into_iter().collect(),
             under: None,
             first: None,
             opener,
@@ -166,13 +166,13 @@ impl Pour {
                 self.count(at, bytes.len() as u64);
                 return Ok(Some(bytes));
             }
-            match self.segments.pop_front() {
+            match self.stretches.pop_front() {
                 None => return Ok(None),
-                Some(Segment::Text(text)) => {
+                Some(Stretch::Text(text)) => {
                     self.seen.sent_other(text.len() as u64);
                     return Ok(Some(text));
                 }
-                Some(Segment::Range(range)) => self.open_range(range).await?,
+                Some(Stretch::Range(range)) => self.open_range(range).await?,
             }
         }
     }

@@ -88,8 +88,8 @@ async fn open_ended_ranges_are_given_up_without_harm() {
     let bytes = specimen(9, 6 * MIB);
     let digest = world.upstream.blob(&bytes);
     // As containerd 2.x with parallel fetches: `bytes=N-`, a part of it, and the connection closed.
-    let chunks = (0..3).map(|chunk| {
-        let (addr, path, from) = (world.addr, of(&digest), chunk * 2 * MIB);
+    let fetches = (0..3).map(|nth| {
+        let (addr, path, from) = (world.addr, of(&digest), nth * 2 * MIB);
         async move {
             let mut client = Connection::open(addr).await;
             client
@@ -100,7 +100,7 @@ async fn open_ended_ranges_are_given_up_without_harm() {
             client.body(2 * MIB).await
         }
     });
-    let parts = join_all(chunks).await;
+    let parts = join_all(fetches).await;
     assert!(parts.concat() == bytes);
     world
         .until_status(|status| status.swarms.iter().all(|swarm| swarm.readers == 0))

@@ -138,14 +138,14 @@ impl Connection {
 
     /// `false` at the end of the connection, orderly or not.
     async fn more(&mut self) -> bool {
-        let mut chunk = vec![0; 64 << 10];
-        match timeout(DEADLINE, self.stream.read(&mut chunk))
+        let mut buffer = vec![0; 64 << 10];
+        match timeout(DEADLINE, self.stream.read(&mut buffer))
             .await
             .expect("the agent answers in time")
         {
             Ok(0) | Err(_) => false,
             Ok(count) => {
-                self.read.extend_from_slice(&chunk[..count]);
+                self.read.extend_from_slice(&buffer[..count]);
                 true
             }
         }

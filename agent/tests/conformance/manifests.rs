@@ -39,7 +39,7 @@ async fn a_manifest_once_had_by_digest_is_not_asked_for_again() {
         );
         assert_eq!(reply.header("content-type"), Some(MANIFEST));
     }
-    assert_eq!(world.upstream.manifest_asks.lock().unwrap().len(), 1);
+    assert_eq!(world.upstream.manifest_asks().len(), 1);
     world.end().await;
 }
 
@@ -55,12 +55,11 @@ async fn every_accept_line_reaches_the_origin() {
         "Accept: a/6",
     ];
     assert_eq!(get(world.addr, &by(&"v1"), &lines).await.status, 200);
-    let asks = world.upstream.manifest_asks.lock().unwrap();
+    let asks = world.upstream.manifest_asks();
     assert_eq!(
         asks[0].accept,
         ["a/1", "a/2", "a/3;q=0.5", "a/4", "a/5", "a/6"]
     );
-    drop(asks);
     world.end().await;
 }
 
@@ -199,13 +198,12 @@ async fn a_challenge_of_the_upstream_is_relayed_and_the_callers_credential_goes_
     );
     assert_eq!(reply.header("www-authenticate"), Some(challenge));
     assert!(!String::from_utf8_lossy(&reply.body).contains("canary"));
-    let asks = world.upstream.manifest_asks.lock().unwrap();
+    let asks = world.upstream.manifest_asks();
     let told = asks[0]
         .source
         .authorization
         .as_ref()
         .map(|secret| secret.expose().to_vec());
     assert_eq!(told.as_deref(), Some(b"Bearer canary".as_slice()));
-    drop(asks);
     world.end().await;
 }

@@ -42,7 +42,7 @@ async fn each_way_of_naming_the_registry_reaches_it() {
         let reply = head(addr, path, &headers).await;
         assert_eq!(reply.status, 200, "{path}");
         assert_eq!(reply.header("oci-namespace"), Some(registry));
-        let asks = world.upstream.manifest_asks.lock().unwrap();
+        let asks = world.upstream.manifest_asks();
         let source = &asks.last().unwrap().source;
         assert_eq!(
             (source.registry.as_str(), source.repository.as_str()),

@@ -70,7 +70,7 @@ pub(crate) struct Upstream {
     gate: Mutex<Option<Arc<Semaphore>>>,
     begun: Mutex<HashMap<Digest, BlobInfo>>,
     pub(crate) opened: AtomicUsize,
-    pub(crate) manifest_asks: Mutex<Vec<ManifestAsk>>,
+    manifest_asks: Mutex<Vec<ManifestAsk>>,
     handle: OnceLock<Handle>,
     tasks: TaskTracker,
 }
@@ -109,7 +109,12 @@ impl Upstream {
     }
 
     pub(crate) fn asked(&self) -> usize {
-        self.opened.load(Ordering::SeqCst) + self.manifest_asks.lock().unwrap().len()
+        self.opened.load(Ordering::SeqCst) + self.manifest_asks().len()
+    }
+
+    /// What was asked about manifests, in order.
+    pub(crate) fn manifest_asks(&self) -> Vec<ManifestAsk> {
+        self.manifest_asks.lock().unwrap().clone()
     }
 
     async fn begin(&self, handle: &Handle, info: BlobInfo, blob: Bytes) {
