@@ -125,7 +125,7 @@ impl Cluster {
                 &config,
                 &self.options,
             )?;
-            match member.start().await {
+            match member.start_joined().await {
                 Ok(()) => return Ok(member),
                 Err(error) if attempt < TRIES && member.lost_its_port() => drop(error),
                 Err(error) => return Err(error),
@@ -197,6 +197,29 @@ impl Member {
     pub async fn start(&mut self) -> Result<()> {
         self.launch()?;
         self.wait_ready(READY_WITHIN).await
+    }
+
+    /// Starts an agent and waits until it knows an origin: before that it is ready, but lets every pull fall through.
+    pub async fn start_joined(&mut self) -> Result<()> {
+        self.start().await?;
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let status = self.status().await?;
+            let peer = &status["status"]["peer"];
+            let origins = peer["origins"].as_array();
+            if origins.is_some_and(|origins| !origins.is_empty()) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "{} knew no origin after {READY_WITHIN:?}: {}\n{}",
+                    self.name,
+                    peer["tracker"],
+                    process::tail(&self.log(), 8)
+                );
+            }
+            sleep(ASK_EVERY).await;
+        }
     }
 
     /// Starts the process and does not wait.

@@ -51,7 +51,10 @@ async fn a_killed_agent_fails_no_pull_and_keeps_the_pieces_that_it_had_verified(
     node.stop().await.expect("stops");
 
     trial.upstream.set_rate(None);
-    trial.cluster.agents[0].start().await.expect("starts again");
+    trial.cluster.agents[0]
+        .start_joined()
+        .await
+        .expect("starts again");
     let pulled = timeout(WITHIN, trial.client(0).pull(REPOSITORY, TAG))
         .await
         .expect("in time")
@@ -76,7 +79,10 @@ async fn a_complete_blob_outlives_a_killed_agent_and_is_served_without_a_downloa
         .expect("in time")
         .expect("pulls");
     trial.cluster.agents[0].kill().await.expect("killed");
-    trial.cluster.agents[0].start().await.expect("starts again");
+    trial.cluster.agents[0]
+        .start_joined()
+        .await
+        .expect("starts again");
     timeout(WITHIN, trial.client(0).pull(REPOSITORY, TAG))
         .await
         .expect("in time")

@@ -116,8 +116,9 @@ fn the_examples_show_every_key_with_its_true_default() {
         let shown: Table = text.parse().unwrap();
         let shown: BTreeSet<String> = keys(&shown, "").into_iter().collect();
         for key in keys(&defaults, "") {
+            // A list of tables is empty by default and shown by an example.
             assert!(
-                shown.contains(&key),
+                shown.contains(&key) || text.contains(&format!("\n# [[{key}]]\n")),
                 "deploy/config/{role}.toml does not show {key}"
             );
         }
