@@ -114,6 +114,20 @@ impl<K: Clone + Ord, W, V: Clone, F: Clone> Coalesce<K, W, V, F> {
         waiters
     }
 
+    /// Work that was answered before has failed since: whoever asks within `hold` is told so, unless somebody works on
+    /// it again or a limit is reached.
+    pub fn refuse(&mut self, key: &K, failure: F, hold: Duration, now: Instant) {
+        let busy = matches!(
+            self.entries.get(key),
+            Some(Entry::Opening(_) | Entry::Running(_))
+        );
+        let full = self.entries.len() >= self.limits.keys_max && !self.entries.contains_key(key);
+        if !busy && !full && !hold.is_zero() {
+            self.entries
+                .insert(key.clone(), Entry::Failed(failure, now + hold));
+        }
+    }
+
     /// Keys being worked on.
     #[must_use]
     pub fn running(&self) -> usize {
@@ -200,6 +214,19 @@ mod tests {
     }
 
     #[test]
+    fn late_failure_is_held_and_disturbs_nobody() {
+        let mut subject = Subject::new(LIMITS);
+        subject.refuse(&1, "wrong", HOLD, at(0));
+        assert_eq!(subject.ask(&1, 100, at(9)), Turn::Refused(100, "wrong"));
+        assert_eq!(subject.ask(&1, 101, at(10)), Turn::Lead);
+        subject.refuse(&1, "wrong", HOLD, at(10));
+        assert_eq!(subject.ask(&1, 102, at(10)), Turn::Wait);
+        assert_eq!(subject.opened(&1, "shape"), vec![101, 102]);
+        subject.refuse(&1, "wrong", HOLD, at(10));
+        assert_eq!(subject.ask(&1, 103, at(10)), Turn::Known(103, "shape"));
+    }
+
+    #[test]
     fn limits_refuse_and_do_not_grow() {
         let mut subject = Subject::new(CoalesceLimits {
             keys_max: 2,
@@ -211,6 +238,7 @@ mod tests {
         assert_eq!(subject.ask(&2, 4, at(0)), Turn::Lead);
         assert_eq!(subject.ask(&3, 5, at(0)), Turn::Full(5));
         subject.failed(&2, "gone", HOLD, at(0));
+        subject.refuse(&3, "gone", HOLD, at(0));
         assert_eq!(subject.ask(&3, 6, at(9)), Turn::Full(6));
         assert_eq!(
             subject.ask(&3, 7, at(10)),

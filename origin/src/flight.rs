@@ -111,6 +111,12 @@ impl<K: Clone + Ord, V: Clone> Flights<K, V> {
         }
     }
 
+    /// What was told of `key` has turned out otherwise: whoever asks soon is told this.
+    pub(crate) fn refuse(&self, key: &K, error: &UpstreamError) {
+        let now = self.now();
+        self.book().refuse(key, error.clone(), error.hold(), now);
+    }
+
     /// Keys being worked on.
     pub(crate) fn running(&self) -> usize {
         self.book().running()
@@ -169,6 +175,11 @@ impl<K: Clone + Ord, V: Clone> Lead<K, V> {
     pub(crate) fn fail(mut self, error: UpstreamError) {
         let hold = error.hold();
         self.end(Some(error), hold);
+    }
+
+    /// The work failed for those that wait; the next that asks leads.
+    pub(crate) fn fail_once(mut self, error: UpstreamError) {
+        self.end(Some(error), Duration::ZERO);
     }
 
     fn end(&mut self, error: Option<UpstreamError>, hold: Duration) {

@@ -4,7 +4,7 @@
 //! any more, and after a restart from the first piece that is missing. Not for: how bytes are had from a registry
 //! (that is `upstream::pull`), or to whom pieces go (that is the core's).
 //!
-//! Invariants: a piece is told of only when it is stored with its proof; the last piece only when the whole blob's
+//! Invariants: what one repository refuses says nothing of another that has the same blob; a piece is told of only when it is stored with its proof; the last piece only when the whole blob's
 //! digest was checked and the blob committed (I5), so that no peer completes a blob that its origin has not; what
 //! adds up to another digest is given up, everywhere, and is an alarm. At most `downloads` blobs come in at once.
 
@@ -37,6 +37,9 @@ const TURN_DEADLINE: Duration = Duration::from_secs(10);
 /// Whoever asked is answered within this, below its own deadline; the download goes on.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(21);
 
+/// Downloads of other repositories that may fail before one that waits for them leads its own.
+const LEADS_MAX: usize = 16;
+
 /// Brings blobs in.
 #[derive(Clone, Debug)]
 pub(crate) struct Ingest {
@@ -50,8 +53,11 @@ struct Inner {
     key: OriginKey,
     /// The swarms' side, which is started after this one.
     handle: Mutex<Option<Handle>>,
+    /// One open for each digest and repository: what it comes to is held against that repository alone.
+    asks: Arc<Flights<(Digest, Repository), BlobInfo>>,
+    /// One download for each digest, from whichever repository leads.
     opens: Arc<Flights<Digest, BlobInfo>>,
-    stats: Arc<Flights<Digest, u64>>,
+    stats: Arc<Flights<(Digest, Repository), u64>>,
     downloads: Semaphore,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -99,7 +105,8 @@ impl Ingest {
             store,
             key,
             handle: Mutex::default(),
-            opens: Flights::new("blob", LIMITS),
+            asks: Flights::new("blob", LIMITS),
+            opens: Flights::new("download", LIMITS),
             stats: Flights::new("stat", LIMITS),
             downloads: Semaphore::new(downloads),
             tasks,
@@ -131,24 +138,16 @@ impl Ingest {
         if let Some(info) = self.complete(&digest) {
             return Ok(info);
         }
-        match self.inner.opens.ask(&digest) {
-            Seat::Told(answer) => answer,
-            Seat::Waiting(receiver, lead) => {
-                if let Some(lead) = lead {
-                    let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
-                    self.inner
-                        .tasks
-                        .spawn(inner.bring(lead, digest, repository));
-                }
-                let late = || UpstreamError::Unavailable {
-                    registry: repository.registry.clone(),
-                    detail: "no answer in time".into(),
-                };
-                tokio::time::timeout(ANSWER_DEADLINE, wait(receiver))
-                    .await
-                    .unwrap_or_else(|_| Err(late()))
-            }
-        }
+        let (inner, key) = (Arc::clone(&self.inner), (digest, repository.clone()));
+        let (asks, tasks, own) = (&self.inner.asks, &self.inner.tasks, repository.clone());
+        let ask = asks.fly(&key, tasks, || inner.open(digest, own));
+        let late = || UpstreamError::Unavailable {
+            registry: repository.registry.clone(),
+            detail: "no answer in time".into(),
+        };
+        tokio::time::timeout(ANSWER_DEADLINE, ask)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 
     /// The length of a blob, without bringing it.
@@ -170,15 +169,12 @@ impl Ingest {
             });
         }
         let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
+        let key = (digest, repository.clone());
         let work = || async move {
             let registry = inner.upstreams.registry(&repository.registry)?;
             registry.stat(&repository.name, &digest).await
         };
-        let blob_bytes = self
-            .inner
-            .stats
-            .fly(&digest, &self.inner.tasks, work)
-            .await?;
+        let blob_bytes = self.inner.stats.fly(&key, &self.inner.tasks, work).await?;
         Ok(OpenAnswer {
             info: None,
             blob_bytes,
@@ -206,6 +202,32 @@ impl Inner {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Leads the download, or joins the one that runs. When another repository's fails, ours may still have the blob.
+    async fn open(
+        self: Arc<Self>,
+        digest: Digest,
+        repository: Repository,
+    ) -> Result<BlobInfo, UpstreamError> {
+        for _ in 0..LEADS_MAX {
+            let (receiver, lead) = match self.opens.ask(&digest) {
+                Seat::Told(answer) => return answer,
+                Seat::Waiting(receiver, lead) => (receiver, lead),
+            };
+            let led = lead.is_some();
+            if let Some(lead) = lead {
+                let bring = Arc::clone(&self).bring(lead, digest, repository.clone());
+                self.tasks.spawn(bring);
+            }
+            match wait(receiver).await {
+                Err(error) if !led => {
+                    tracing::debug!(digest = %digest.short(), %error, "another repository does not give it");
+                }
+                answer => return answer,
+            }
+        }
+        Err(UpstreamError::Full)
+    }
+
     /// One download from its turn to its end.
     async fn bring(
         self: Arc<Self>,
@@ -221,10 +243,13 @@ impl Inner {
             Ok(()) => lead.done(),
             Err(error) => {
                 tracing::warn!(digest = %digest.short(), registry = repository.registry, %error, "a blob did not arrive whole");
+                let told = error.told(&repository.registry);
+                // Before the readers learn of it: one that asks again at once is refused, not told the old shape.
+                self.asks.refuse(&(digest, repository.clone()), &told);
                 if matches!(error, IngestError::WrongDigest) {
                     self.alarm(digest, &repository).await;
                 }
-                lead.fail(error.told(&repository.registry));
+                lead.fail_once(told);
             }
         }
     }

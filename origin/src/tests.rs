@@ -1,6 +1,7 @@
 //! Whole origins against scripted registries: real store, real HTTP, real QUIC, on loopback.
 
 mod blobs;
+mod cluster;
 mod tags;
 
 use std::net::SocketAddr;

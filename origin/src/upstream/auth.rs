@@ -22,7 +22,7 @@ use reqwest::{Client, Url};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::challenge::{Challenge, parse_challenges, relayed};
+use super::challenge::{Challenge, parse_challenges};
 use super::error::UpstreamError;
 use super::guard::{Guard, GuardError, same_site, secret_header};
 use super::token::{TOKEN_LIFE_DEFAULT, TokenAsk};
@@ -258,7 +258,7 @@ impl Auth {
             {
                 Ok(Chosen::Basic(credentials))
             }
-            _ => Err(self.denied(StatusCode::UNAUTHORIZED, relayed(headers))),
+            _ => Err(self.denied(StatusCode::UNAUTHORIZED)),
         }
     }
 
@@ -278,11 +278,10 @@ impl Auth {
         }
     }
 
-    fn denied(&self, status: StatusCode, challenge: String) -> UpstreamError {
+    fn denied(&self, status: StatusCode) -> UpstreamError {
         UpstreamError::Denied {
             registry: self.registry.clone(),
             status: status.as_u16(),
-            challenge,
         }
     }
 

@@ -51,14 +51,6 @@ pub(crate) fn parse_challenges(headers: &HeaderMap) -> Vec<Challenge> {
     out
 }
 
-/// The challenge as it may be told to one that asks with a credential of its own.
-pub(crate) fn relayed(headers: &HeaderMap) -> String {
-    let line = headers
-        .get(header::WWW_AUTHENTICATE)
-        .and_then(|line| line.to_str().ok());
-    line.unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;

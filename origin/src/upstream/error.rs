@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use shoal_proto::limits;
 use shoal_proto::wire::{Refusal, RefusalCode};
 
 /// Whose fault it is.
@@ -39,8 +38,6 @@ pub enum UpstreamError {
         registry: String,
         /// 401 or 403.
         status: u16,
-        /// Its challenge, for one that may relay it.
-        challenge: String,
     },
     /// An address that may not be spoken to.
     #[error(
@@ -133,13 +130,14 @@ impl UpstreamError {
             Self::Throttled { retry_after, .. } => Some(*retry_after),
             Self::Full => Some(Duration::from_secs(1)),
             Self::Unavailable { .. } => Some(Duration::from_secs(2)),
-            Self::BadAnswer { .. } | Self::WrongDigest { .. } => Some(Duration::from_secs(10)),
+            Self::BadAnswer { .. } => Some(Duration::from_secs(10)),
             Self::Denied { .. }
             | Self::ForbiddenAddress { .. }
             | Self::NoLength { .. }
             | Self::NotAllowed { .. }
             | Self::NotFound { .. }
-            | Self::TooLarge { .. } => None,
+            | Self::TooLarge { .. }
+            | Self::WrongDigest { .. } => None,
         }
     }
 
@@ -171,35 +169,33 @@ impl UpstreamError {
         }
     }
 
-    /// What a peer is told.
+    /// What a peer is told. Not the challenge: what is shared here needs no credential of the asker's, and a client
+    /// that was asked for one would take it here instead of going upstream.
     #[must_use]
     pub fn to_refusal(&self) -> Refusal {
         let code = match self {
             Self::Denied { .. } | Self::NotAllowed { .. } | Self::ForbiddenAddress { .. } => {
                 RefusalCode::Denied
             }
-            Self::NotFound { .. } => RefusalCode::NotFound,
+            // What the digest names is not there, whatever is: to ask again would not bring it.
+            Self::NotFound { .. } | Self::WrongDigest { .. } => RefusalCode::NotFound,
             Self::BadAnswer { .. }
             | Self::Full
             | Self::NoLength { .. }
             | Self::Throttled { .. }
             | Self::TooLarge { .. }
-            | Self::Unavailable { .. }
-            | Self::WrongDigest { .. } => RefusalCode::Unavailable,
+            | Self::Unavailable { .. } => RefusalCode::Unavailable,
         };
         let mut refusal = Refusal::new(code).with_detail(self.to_string());
         refusal.retry_after = self.retry_after().unwrap_or_default();
-        if let Self::Denied { challenge, .. } = self
-            && challenge.len() <= limits::CHALLENGE_BYTES_MAX
-        {
-            refusal.challenge.clone_from(challenge);
-        }
         refusal
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shoal_proto::limits;
+
     use super::*;
 
     #[test]
@@ -228,9 +224,9 @@ mod tests {
         let denied = UpstreamError::Denied {
             registry: "r".into(),
             status: 401,
-            challenge: String::new(),
         };
         assert!(!denied.allows_stale());
+
         assert!(
             !UpstreamError::NotFound {
                 registry: "r".into()

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 use super::Registry;
 use super::auth::{Authorization, Standing, TokenKey};
-use super::challenge::relayed;
 use super::error::UpstreamError;
 use super::guard::{GuardError, PrivateName, same_origin};
 use super::limit::{self, Backoff};
@@ -244,11 +243,9 @@ impl Registry {
                 })
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if home => {
-                let challenge = relayed(response.headers());
                 Attempt::Final(UpstreamError::Denied {
                     registry,
                     status: status.as_u16(),
-                    challenge,
                 })
             }
             // The signed URL has run out: only the registry can give another.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Method, StatusCode, header};
 use shoal_proto::{Digest, DigestAlgorithm};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{Registry, Timeouts};
@@ -57,12 +58,20 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// Answers every request with what `script` says.
     pub(crate) async fn serve(script: impl Fn(&Seen) -> Response + Send + Sync + 'static) -> Self {
+        Self::serve_gated(None, script).await
+    }
+
+    /// The same, but requests for paths that contain the name wait at the gate for a permit.
+    pub(crate) async fn serve_gated(
+        gate: Option<(&'static str, Arc<Semaphore>)>,
+        script: impl Fn(&Seen) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let log: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (kept, script) = (Arc::clone(&log), Arc::new(script));
         let app = axum::Router::new().fallback(move |request: Request| {
-            let (kept, script) = (Arc::clone(&kept), Arc::clone(&script));
+            let (kept, script, gate) = (Arc::clone(&kept), Arc::clone(&script), gate.clone());
             async move {
                 let seen = {
                     let mut log = kept.lock().unwrap();
@@ -82,6 +91,9 @@ impl Scripted {
                     });
                     log.last().unwrap().clone()
                 };
+                if let Some((_, gate)) = gate.filter(|(name, _)| seen.path.contains(name)) {
+                    gate.acquire().await.unwrap().forget();
+                }
                 script(&seen)
             }
         });

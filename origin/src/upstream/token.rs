@@ -61,7 +61,6 @@ impl TokenAsk {
                 return Err(UpstreamError::Denied {
                     registry: registry.to_owned(),
                     status: status.as_u16(),
-                    challenge: String::new(),
                 });
             }
             StatusCode::TOO_MANY_REQUESTS => {
