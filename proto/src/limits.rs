@@ -152,6 +152,8 @@ pub const FEW_NEIGHBOURS: usize = 3;
 pub const FEW_AGENTS: usize = 8;
 /// Pieces that an origin has offered or is sending at once: one more than it sends well, so that none is waited for.
 pub const OFFERS_MAX: usize = 3;
+/// An agent that lets so many offers pass in a row is offered more only when nobody else wants them.
+pub const OFFERS_DECLINED_MAX: u32 = 4;
 /// An agent asks for what it was offered within this time, or another agent is offered it.
 pub const OFFER_PATIENCE: Duration = Duration::from_millis(300);
 /// A second copy of a given piece should be announced within this time, or four piece times if that is longer.
@@ -323,6 +325,12 @@ pub const HTTP_HEAD_DEADLINE: Duration = Duration::from_secs(30);
 pub const HTTP_BUFFER_BYTES: usize = 64 << 10;
 /// From a request to the head of its answer. containerd gives up after 30 s.
 pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(25);
+/// A question about a registry that failed after this long leaves a silence: less would take a slow upstream for a dead one.
+pub const HTTP_SILENCE_AFTER: Duration = Duration::from_secs(2);
+/// How long questions about a registry are short after a silence, before one may be patient again.
+pub const HTTP_SILENCE_HOLD: Duration = Duration::from_secs(20);
+/// The same as [`HTTP_ANSWER_DEADLINE`] in a silence, or while no origin is known: many times what a peer or a live origin needs.
+pub const HTTP_SILENT_DEADLINE: Duration = Duration::from_secs(1);
 /// A client that takes no byte for this long is cut off: some unpack while they read, but not this slowly.
 pub const HTTP_CLIENT_STALL_MAX: Duration = Duration::from_secs(300);
 /// Bytes of a refused upload that are read, so that its client sees the refusal.
@@ -388,6 +396,11 @@ const _: () = {
         HTTP_ANSWER_DEADLINE.as_secs() < 30
             && OPEN_DEADLINE.as_secs() < HTTP_ANSWER_DEADLINE.as_secs(),
         "an origin's no reaches the client in time"
+    );
+    assert!(
+        HTTP_SILENT_DEADLINE.as_nanos() < HTTP_SILENCE_AFTER.as_nanos()
+            && HTTP_SILENCE_AFTER.as_nanos() < HTTP_ANSWER_DEADLINE.as_nanos(),
+        "only a patient question can find a silence"
     );
     assert!(AUTHORIZATION_BYTES_MAX < HTTP_BUFFER_BYTES);
     assert!(

@@ -227,6 +227,7 @@ impl Swarm {
             return;
         }
         let (held, count) = (pieces.held_count(), pieces.count());
+        self.cancel_fetches_of(piece, cx);
         cx.act(Action::Hold {
             digest: self.digest,
             piece,

@@ -2,7 +2,6 @@
 
 mod crowd;
 mod crowd_flows;
-mod diag;
 mod pair;
 mod properties;
 mod scenarios;

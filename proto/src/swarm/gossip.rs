@@ -148,6 +148,10 @@ impl Swarm {
 
     pub(crate) fn said_have(&mut self, peer: PeerIx, indexes: &[u32], cx: &mut Context) {
         self.join(peer, cx);
+        if cx.peers.get(peer).role == Role::Origin {
+            // What an origin says it holds is an offer: it is not busy for us now, whatever it said before.
+            cx.peers.get_mut(peer).busy_until = None;
+        }
         let Some(neighbour) = self.neighbours.get_mut(peer) else {
             return;
         };
@@ -191,6 +195,8 @@ impl Swarm {
         // Whether we are the one who brought it here: nobody near us has it.
         let first_here = pieces.near_holders(piece) <= 1 && self.scarce.contains_key(&piece);
         let rare = pieces.near_holders(piece) <= 1;
+        // The whole blob is worth telling an origin at once: it leaves the next agent to us.
+        let whole = pieces.held().is_full();
         let mut fast = if rare { limits::FAST_TELLS } else { 0 };
         let (mut waiting, mut origins_waiting, mut abroad_waiting) = (false, false, false);
         let count = self.neighbours.len();
@@ -221,7 +227,9 @@ impl Swarm {
         if waiting && self.flush_at.is_none() {
             self.flush_at = Some(now + cx.pace.news_delay(u64::from(self.piece_bytes())));
         }
-        if origins_waiting && self.origin_flush_at.is_none() {
+        if origins_waiting && whole {
+            self.flush_to_origins(cx);
+        } else if origins_waiting && self.origin_flush_at.is_none() {
             self.origin_flush_at = Some(now + limits::NEWS_TO_ORIGIN_DELAY);
         }
         if abroad_waiting && self.foreign_flush_at.is_none() {

@@ -33,6 +33,8 @@ pub(crate) struct Ledger {
     fresh: BTreeSet<PieceIndex>,
     /// When an offer or a gift must have had its effect.
     deadlines: BTreeSet<(Instant, PieceIndex)>,
+    /// The deadline of each piece that counts; others of it in `deadlines` are past history.
+    due: Vec<Option<Instant>>,
     offered: usize,
     /// Who was told that a piece was given away, and from when on its asking again is a plea.
     pleas: Vec<(PeerIx, PieceIndex, Instant)>,
@@ -46,6 +48,7 @@ impl Ledger {
             gifts: vec![Gift::Absent; count.get() as usize],
             fresh: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            due: vec![None; count.get() as usize],
             offered: 0,
             pleas: Vec::new(),
             sent: 0,
@@ -67,6 +70,7 @@ impl Ledger {
     }
 
     fn set(&mut self, piece: PieceIndex, gift: Gift) {
+        self.due[piece.index()] = None;
         let was = std::mem::replace(&mut self.gifts[piece.index()], gift);
         if was == Gift::Fresh {
             self.fresh.remove(&piece);
@@ -87,7 +91,7 @@ impl Ledger {
 
     pub(crate) fn offer(&mut self, piece: PieceIndex, to: PeerIx, until: Instant) {
         self.set(piece, Gift::Offered(to));
-        self.deadlines.insert((until, piece));
+        self.expect_by(piece, until);
     }
 
     pub(crate) fn give(&mut self, piece: PieceIndex, to: PeerIx) {
@@ -100,7 +104,7 @@ impl Ledger {
     /// It has been sent: a second copy should be announced by then.
     pub(crate) fn delivered(&mut self, piece: PieceIndex, to: PeerIx, second_by: Instant) {
         if self.gift(piece) == Gift::Given(to) {
-            self.deadlines.insert((second_by, piece));
+            self.expect_by(piece, second_by);
         }
     }
 
@@ -117,12 +121,24 @@ impl Ledger {
 
     /// The next piece whose deadline has passed; what to make of it is the caller's.
     pub(crate) fn pop_deadline(&mut self, now: Instant) -> Option<PieceIndex> {
-        let first = *self.deadlines.first()?;
-        if first.0 > now {
-            return None;
+        while let Some(first) = self
+            .deadlines
+            .first()
+            .copied()
+            .filter(|first| first.0 <= now)
+        {
+            self.deadlines.remove(&first);
+            if self.due[first.1.index()] == Some(first.0) {
+                return Some(first.1);
+            }
         }
-        self.deadlines.remove(&first);
-        Some(first.1)
+        None
+    }
+
+    /// A piece has one deadline; a later one of it takes the place of an earlier.
+    fn expect_by(&mut self, piece: PieceIndex, at: Instant) {
+        self.due[piece.index()] = Some(at);
+        self.deadlines.insert((at, piece));
     }
 
     pub(crate) fn spread(&mut self, piece: PieceIndex) {

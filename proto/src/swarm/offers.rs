@@ -105,7 +105,8 @@ impl Swarm {
             };
             let key = (
                 slow,
-                neighbour.declined,
+                // One offer that came at a bad time is forgiven, or one agent would be given everything.
+                neighbour.declined >= limits::OFFERS_DECLINED_MAX,
                 on_the_way,
                 neighbour.given,
                 cx.rng.u32(..),
@@ -136,7 +137,7 @@ impl Swarm {
     /// Nothing is fresh: with few agents, what they lack is offered a second time while the uplink would idle.
     fn offer_again(&mut self, cx: &mut Context, now: Instant) -> bool {
         let idle = cx.offered + cx.slots.uploads().len() < limits::UPLOAD_SLOTS;
-        if !idle || self.agents() >= limits::FEW_AGENTS {
+        if !idle || self.agents() >= limits::FEW_AGENTS || self.is_seeded() {
             return false;
         }
         let Some(to) = self.choose_agent(None, cx) else {

@@ -187,9 +187,16 @@ mod tests {
             pace.fetched(MIB, Duration::from_millis(100), 4, now);
         }
         let taken = 10.0 * MIB as f64;
-        assert_eq!(pace.window(Some(taken)), limits::UPLOAD_SLOTS, "equal links");
+        assert_eq!(
+            pace.window(Some(taken)),
+            limits::UPLOAD_SLOTS,
+            "equal links"
+        );
         assert_eq!(pace.window(Some(0.1 * taken)), limits::PIECES_IN_FLIGHT_MIN);
-        assert!(pace.window(Some(8.0 * taken)) >= limits::PIECES_IN_FLIGHT_START, "slow sources");
+        assert!(
+            pace.window(Some(8.0 * taken)) >= limits::PIECES_IN_FLIGHT_START,
+            "slow sources"
+        );
     }
 
     #[test]

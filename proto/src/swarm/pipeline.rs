@@ -122,10 +122,18 @@ impl Swarm {
         if transfer.hedge {
             self.hedged_bytes = self.hedged_bytes.saturating_sub(transfer.bytes / 2);
         }
+        if from_origin || !near {
+            self.scarce.insert(transfer.piece, limits::SCARCE_COPIES);
+        }
+        self.held(transfer.piece, cx, now);
+    }
+
+    /// The piece is held: whoever else was asked for it need not send it.
+    pub(super) fn cancel_fetches_of(&mut self, piece: PieceIndex, cx: &mut Context) {
         let losers: Vec<Transfer> = self
             .transfers
             .iter()
-            .filter(|other| other.piece == transfer.piece)
+            .filter(|other| other.piece == piece)
             .copied()
             .collect();
         for loser in losers {
@@ -133,10 +141,6 @@ impl Swarm {
             loser.forget(cx);
             cx.act(Action::CancelFetch { transfer: loser.id });
         }
-        if from_origin || !near {
-            self.scarce.insert(transfer.piece, limits::SCARCE_COPIES);
-        }
-        self.held(transfer.piece, cx, now);
     }
 
     pub(crate) fn fetch_failed(

@@ -112,6 +112,10 @@ pub(super) struct Crowd {
 
 impl Crowd {
     /// Origins first, then agents; all silent until they want something.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a world is laid out from top to bottom"
+    )]
     pub(super) fn new(options: CrowdOptions) -> Self {
         let count = options.origins + options.agents;
         let id = |at: usize| {
@@ -320,19 +324,6 @@ impl Crowd {
             let mut hasher = FxHasher::default();
             (self.trace, self.now, at, format!("{action:?}")).hash(&mut hasher);
             self.trace = hasher.finish();
-            if std::env::var_os("TRACE").is_some()
-                && (self.now.as_nanos() > 4_000_000_000)
-                && (self.now.as_nanos() < 4_400_000_000)
-            {
-                println!(
-                    "{:?} {at} {}",
-                    self.now,
-                    format!("{action:?}")
-                        .chars()
-                        .filter(|c| !c.is_whitespace())
-                        .collect::<String>()
-                );
-            }
             self.perform(at, action);
         }
         self.reshare();
@@ -360,6 +351,7 @@ impl Crowd {
         self.flows.share(&links);
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each action")]
     fn perform(&mut self, at: usize, action: Action) {
         let rtt = self.options.latency * 2;
         match action {
@@ -643,8 +635,7 @@ impl Crowd {
         }
         self.flows.advance(self.now);
         let bytes = u64::from(self.info.geometry.len_of(piece));
-        self.flows
-            .start((at, to), request, transfer, (piece, bytes));
+        self.flows.start((at, to), request, transfer, bytes);
     }
 
     /// Does the next thing that happens, if it happens before `until`.

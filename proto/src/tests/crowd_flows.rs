@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::{Instant, PieceIndex, RequestId, TransferId};
+use crate::{Instant, RequestId, TransferId};
 
 /// A piece on its way.
 #[derive(Clone, Debug)]
@@ -13,7 +13,6 @@ pub(super) struct Flow {
     pub(super) to: usize,
     pub(super) request: RequestId,
     pub(super) transfer: TransferId,
-    pub(super) piece: PieceIndex,
     pub(super) bytes: f64,
     pub(super) left: f64,
     rate: f64,
@@ -52,15 +51,14 @@ impl Flows {
         ends: (usize, usize),
         request: RequestId,
         transfer: TransferId,
-        piece: (PieceIndex, u64),
+        bytes: u64,
     ) {
-        let bytes = piece.1 as f64;
+        let bytes = bytes as f64;
         self.flows.push(Flow {
             from: ends.0,
             to: ends.1,
             request,
             transfer,
-            piece: piece.0,
             bytes,
             left: bytes,
             rate: 0.0,

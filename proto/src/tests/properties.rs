@@ -129,6 +129,10 @@ impl Wild {
         }
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each thing that can be said"
+    )]
     fn input(&mut self, step: u8, word: u32) -> Input {
         let digest = Digest::of(DigestAlgorithm::Sha256, &[u8::try_from(word % 2).unwrap()]);
         let peer = PeerId::from_key([u8::try_from(word % 5).unwrap(); 32]);

@@ -48,7 +48,7 @@ fn few_agents_let_nothing_idle() {
         });
         assert!(crowd.run(LONG, Crowd::all_finished));
         assert!(
-            crowd.makespan() < 1.3 * crowd.bound(),
+            crowd.makespan() < 1.25 * crowd.bound(),
             "{agents} agents: {}",
             report(&crowd)
         );
@@ -64,12 +64,12 @@ fn origin_gives_each_piece_away_about_once() {
         });
         assert!(crowd.run(LONG, Crowd::all_finished), "{}", report(&crowd));
         assert!(
-            crowd.origin_copies() <= 1.2,
+            crowd.origin_copies() <= 1.1,
             "{agents} agents: {}",
             report(&crowd)
         );
         assert!(
-            crowd.makespan() < 1.35 * crowd.bound(),
+            crowd.makespan() < 1.2 * crowd.bound(),
             "{agents} agents: {}",
             report(&crowd)
         );
@@ -168,7 +168,11 @@ fn frozen_peers_are_replaced_within_two_seconds() {
     crowd.set_conduct(2, Conduct::Frozen);
     crowd.set_conduct(5, Conduct::Frozen);
     assert!(crowd.run(LONG, Crowd::all_finished), "{}", report(&crowd));
-    assert!(crowd.makespan() < 1.7 * crowd.bound(), "{}", report(&crowd));
+    assert!(
+        crowd.makespan() < 1.75 * crowd.bound(),
+        "{}",
+        report(&crowd)
+    );
 }
 
 #[test]
@@ -188,7 +192,7 @@ fn slow_agents_do_not_hold_up_the_fast() {
             .all(|at| crowd.members[at].finished.is_some())
     };
     assert!(crowd.run(LONG, fast_done), "{}", report(&crowd));
-    assert!(crowd.makespan() < 2.0 * crowd.bound(), "{}", report(&crowd));
+    assert!(crowd.makespan() < 1.9 * crowd.bound(), "{}", report(&crowd));
 }
 
 #[test]
