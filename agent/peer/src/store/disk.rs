@@ -59,8 +59,8 @@ pub trait DiskFile: Debug + Send + Sync {
     }
     /// As many of `len` bytes as there are: fewer only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
-    /// All of the parts, one after the other.
-    fn write_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()>;
+    /// All of the bytes.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// `fdatasync`: what was written is durable when this returns.
     fn sync(&self) -> io::Result<()>;
 }
@@ -185,25 +185,8 @@ impl DiskFile for OsFile {
         Ok(bytes.into())
     }
 
-    fn write_at(&self, mut offset: u64, parts: &[Bytes]) -> io::Result<()> {
-        for parts in parts.chunks(IOVECS_MAX) {
-            let mut slices: Vec<IoSlice<'_>> =
-                parts.iter().map(|part| IoSlice::new(part)).collect();
-            let mut left = &mut slices[..];
-            IoSlice::advance_slices(&mut left, 0); // skips empty parts
-            while !left.is_empty() {
-                match rustix::io::pwritev(&self.file, left, offset) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(n) => {
-                        offset += n as u64;
-                        IoSlice::advance_slices(&mut left, n);
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(e) => return Err(e.into()),
-                }
-            }
-        }
-        Ok(())
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -216,26 +199,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_land_one_after_the_other_however_many_and_however_empty() {
+    fn bytes_land_where_they_belong_and_nowhere_else() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        for count in [
-            0_usize,
-            1,
-            IOVECS_MAX - 1,
-            IOVECS_MAX,
-            IOVECS_MAX + 1,
-            3 * IOVECS_MAX,
-        ] {
-            let parts: Vec<Bytes> = (0..count)
-                .map(|i| Bytes::from(vec![u8::try_from(i % 251).unwrap(); i % 3]))
-                .collect();
-            let expected: Vec<u8> = parts.iter().flatten().copied().collect();
-            let file = OsDisk.create(&path, 7 + expected.len() as u64).unwrap();
-            file.write_at(7, &parts).unwrap();
-            assert_eq!(file.read_at(7, expected.len()).unwrap(), expected);
-            assert_eq!(file.read_at(0, 7).unwrap(), [0; 7].as_slice());
-        }
+        let file = OsDisk.create(&dir.path().join("f"), 10).unwrap();
+        file.write_at(7, b"xyz").unwrap();
+        file.write_at(7, b"").unwrap();
+        assert_eq!(file.read_at(0, 10).unwrap(), b"\0\0\0\0\0\0\0xyz"[..]);
     }
 
     #[test]
