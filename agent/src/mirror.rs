@@ -18,6 +18,7 @@ mod multipart;
 pub(crate) mod observe;
 mod paced;
 mod pour;
+mod pulse;
 mod started;
 
 use std::convert::Infallible;
@@ -40,6 +41,7 @@ use shoal_proto::limits::{
 use shoal_proto::wire::{Secret, Source};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,6 +50,7 @@ use manifest::ManifestWish;
 use name::RegistryName;
 use observe::{Handler, Observation, Recent};
 use paced::Paced;
+use pulse::{Patience, Pulse};
 use registries::Registries;
 use reply::{
     AGENT_HEADER, API_VERSION, Failure, Fallthrough, OCI_NAMESPACE, OciCode, json_response,
@@ -65,6 +68,9 @@ pub struct Mirror {
     registries: Registries,
     stale_if_error: Duration,
     identity: HeaderValue,
+    /// This agent is its own origin, so that it never has to look for one.
+    seeded: bool,
+    pulse: Pulse,
     started: Arc<Started>,
     recent: Arc<Recent>,
     room: Arc<Semaphore>,
@@ -81,10 +87,18 @@ impl Mirror {
             stale_if_error,
             identity: HeaderValue::from_str(&identity)
                 .unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
+            seeded: false,
+            pulse: Pulse::default(),
             started: Arc::default(),
             recent: Arc::default(),
             room: Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX)),
         }
+    }
+
+    /// The same for an agent that is its own origin.
+    pub fn seeded(mut self) -> Self {
+        self.seeded = true;
+        self
     }
 
     /// The last requests, for the status.
@@ -196,6 +210,12 @@ impl Mirror {
         response
     }
 
+    /// How long an answer that began to be looked for at `asked` may take.
+    fn patience(&self, registry: &RegistryName, asked: Instant) -> Patience {
+        let orphan = !self.seeded && self.handle.origins().is_empty();
+        self.pulse.patience(registry, orphan, asked)
+    }
+
     async fn content(
         &self,
         route: Route,
@@ -214,6 +234,7 @@ impl Mirror {
                 let source = source(&target, headers);
                 self.blob(
                     BlobAsk {
+                        registry: &target.registry,
                         digest,
                         source,
                         head,

@@ -129,6 +129,7 @@ impl Agent {
         let identity = Identity::load_or_create(&data_dir.identity())?;
         let ports = Ports::bind(&config).await?;
         let mut options = peer_options(&config, identity, token);
+        let seeded = seeder.is_some();
         options.seeder = seeder;
         let endpoint_options = EndpointOptions::new(
             config.peers_listen,
@@ -146,11 +147,8 @@ impl Agent {
         };
         let store = open_store(&config, data_dir.path()).await?;
         let handle = shoal_peer::start(endpoint, store, options, shutdown.clone(), tasks);
-        let mirror = Arc::new(Mirror::new(
-            handle.clone(),
-            config.registries,
-            config.stale_if_error,
-        ));
+        let mirror = Mirror::new(handle.clone(), config.registries, config.stale_if_error);
+        let mirror = Arc::new(if seeded { mirror.seeded() } else { mirror });
         let Ports {
             registry,
             registry_addr,

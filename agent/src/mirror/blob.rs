@@ -13,13 +13,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use shoal_peer::{BlobReader, OpenError};
-use shoal_proto::limits::HTTP_ANSWER_DEADLINE;
 use shoal_proto::wire::Source;
 use shoal_proto::{ByteRange, Digest};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::Mirror;
 use super::multipart::multipart;
+use super::name::RegistryName;
 use super::observe::{FirstFrom, Observation};
 use super::pour::{HeldBefore, Opener, Pour, PourError};
 use super::range::{self, Selection};
@@ -28,6 +28,7 @@ use super::reply::{CONTENT_DIGEST, Failure, Fallthrough};
 /// A blob as a client asked for it.
 #[derive(Debug)]
 pub(crate) struct BlobAsk<'a> {
+    pub(crate) registry: &'a RegistryName,
     pub(crate) digest: Digest,
     pub(crate) source: Source,
     pub(crate) head: bool,
@@ -71,15 +72,21 @@ impl Prepared {
 impl Mirror {
     pub(crate) async fn blob(&self, ask: BlobAsk<'_>, mut seen: Observation) -> Response<Body> {
         let held = HeldBefore::new(self.handle.store().lookup(&ask.digest));
-        let deadline = seen.start() + HTTP_ANSWER_DEADLINE;
+        let patience = self.patience(ask.registry, seen.start());
+        let failed = |failure: &Failure| {
+            self.pulse
+                .failed(ask.registry, patience, failure, Instant::now());
+        };
         if ask.head {
-            let length =
-                timeout_at(deadline, self.handle.stat(ask.digest, ask.source.clone())).await;
-            return match length.unwrap_or(Err(OpenError::NoOrigin)) {
+            let asked = self.handle.stat(ask.digest, ask.source.clone());
+            let length = timeout_at(patience.deadline(), asked).await;
+            let length = length.unwrap_or(Err(OpenError::NoOrigin));
+            return match length {
                 Ok(length) => {
                     seen.first_byte(if held.blob_bytes().is_some() {
                         FirstFrom::Cache
                     } else {
+                        self.pulse.answered(ask.registry);
                         FirstFrom::Origin
                     });
                     seen.complete();
@@ -88,21 +95,28 @@ impl Mirror {
                     response.headers_mut().insert(CONTENT_TYPE, OCTET_STREAM);
                     response
                 }
-                Err(error) => refuse(&Failure::of_open(&error), &mut seen),
+                Err(error) => {
+                    let failure = Failure::of_open(&error);
+                    failed(&failure);
+                    refuse(&failure, &mut seen)
+                }
             };
         }
         let wanted = wanted_range(ask.headers, &ask.digest);
-        let prepared = timeout_at(deadline, self.prepare(&ask, &held, wanted)).await;
+        let prepared = timeout_at(patience.deadline(), self.prepare(&ask, &held, wanted)).await;
         match prepared.unwrap_or_else(|_| Err(Failure::late())) {
             Ok(prepared) => self.answer_with(prepared, ask, held, seen),
-            Err(failure) => match self.cut_instead(&ask.digest, wanted) {
-                Some(response) => {
-                    seen.status(response.status());
-                    seen.cut(&failure);
-                    response
+            Err(failure) => {
+                failed(&failure);
+                match self.cut_instead(&ask.digest, wanted) {
+                    Some(response) => {
+                        seen.status(response.status());
+                        seen.cut(&failure);
+                        response
+                    }
+                    None => refuse(&failure, &mut seen),
                 }
-                None => refuse(&failure, &mut seen),
-            },
+            }
         }
     }
 

@@ -13,7 +13,6 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, WARNING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use shoal_peer::{ManifestAnswer, ManifestAsk, pool};
 use shoal_proto::Digest;
-use shoal_proto::limits::HTTP_ANSWER_DEADLINE;
 use shoal_proto::wire::Source;
 use tokio::time::{Instant, timeout_at};
 
@@ -67,8 +66,16 @@ impl Mirror {
             seen.first_byte(FirstFrom::Cache);
             return answer(&found, wish.head, &mut seen);
         }
-        let deadline = seen.start() + HTTP_ANSWER_DEADLINE;
-        match self.ask_origin(&wish, &accept, deadline).await {
+        let registry = &wish.target.registry;
+        let patience = self.patience(registry, seen.start());
+        let asked = self.ask_origin(&wish, &accept, patience.deadline()).await;
+        match &asked {
+            Ok(_) => self.pulse.answered(registry),
+            Err(failure) => self
+                .pulse
+                .failed(registry, patience, failure, Instant::now()),
+        }
+        match asked {
             Ok(found) => {
                 seen.first_byte(FirstFrom::Origin);
                 answer(&found, wish.head, &mut seen)

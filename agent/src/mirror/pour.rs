@@ -129,7 +129,13 @@ impl Pour {
         Body::from_stream(stream::unfold(Some(Box::new(self)), async |pour| {
             let mut pour = pour?;
             match pour.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(pour))),
+                Ok(Some(bytes)) => {
+                    // The server asks for no more than the promised length: there is no call after the last byte.
+                    if pour.is_done() {
+                        pour.seen.complete();
+                    }
+                    Some((Ok(bytes), Some(pour)))
+                }
                 Ok(None) => {
                     pour.seen.complete();
                     None
@@ -175,6 +181,15 @@ impl Pour {
                 Some(Stretch::Range(range)) => self.open_range(range).await?,
             }
         }
+    }
+
+    /// Whether everything was handed out.
+    fn is_done(&self) -> bool {
+        self.stretches.is_empty()
+            && self
+                .under
+                .as_ref()
+                .is_none_or(|under| under.at >= under.end)
     }
 
     async fn open_range(&mut self, range: ByteRange) -> Result<(), PourError> {

@@ -1,0 +1,149 @@
+//! Which registries' origins have fallen silent, so that clients wait for them once and not at every request.
+//!
+//! A pull is a dozen requests; if each of them waited for an origin that is dead or frozen, or for an upstream that hangs,
+//! a mirror would be worse than none. After one question about a registry went unanswered for long, the next ones get
+//! little time, until one is answered or the silence is old enough for a patient question.
+//! Not here: whether an origin is alive (`shoal_peer`); a silence says only that it did not answer us.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use shoal_proto::limits::{
+    HTTP_ANSWER_DEADLINE, HTTP_SILENCE_AFTER, HTTP_SILENCE_HOLD, HTTP_SILENT_DEADLINE,
+};
+use tokio::time::Instant;
+
+use super::name::RegistryName;
+use super::reply::Failure;
+
+/// The silences that are remembered: at most one for each registry of the allow-list.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    until: Mutex<HashMap<RegistryName, Instant>>,
+}
+
+/// One question about a registry: asked when, and with how much patience.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    asked: Instant,
+    within: Duration,
+}
+
+impl Patience {
+    pub(crate) fn deadline(&self) -> Instant {
+        self.asked + self.within
+    }
+}
+
+impl Pulse {
+    /// How long a question asked now may take. `orphan`: no origin is known, so that only peers could answer.
+    pub(crate) fn patience(
+        &self,
+        registry: &RegistryName,
+        orphan: bool,
+        asked: Instant,
+    ) -> Patience {
+        let silent = self.with(|until| until.get(registry).is_some_and(|until| asked < *until));
+        let within = if silent || orphan {
+            HTTP_SILENT_DEADLINE
+        } else {
+            HTTP_ANSWER_DEADLINE
+        };
+        Patience { asked, within }
+    }
+
+    /// An origin answered, were it with a no.
+    pub(crate) fn answered(&self, registry: &RegistryName) {
+        self.with(|until| until.remove(registry));
+    }
+
+    /// A question came to nothing. Only patience that was tried counts, so that short questions do not prolong a silence.
+    pub(crate) fn failed(
+        &self,
+        registry: &RegistryName,
+        patience: Patience,
+        failure: &Failure,
+        now: Instant,
+    ) {
+        if failure.status != StatusCode::SERVICE_UNAVAILABLE {
+            self.answered(registry);
+        } else if patience.within == HTTP_ANSWER_DEADLINE
+            && now.saturating_duration_since(patience.asked) >= HTTP_SILENCE_AFTER
+        {
+            tracing::info!(%registry, %failure, "no answer about a registry: for a while, its requests wait less");
+            self.with(|until| until.insert(registry.clone(), now + HTTP_SILENCE_HOLD));
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<RegistryName, Instant>) -> T) -> T {
+        act(&mut self.until.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply::{Fallthrough, OciCode};
+    use super::*;
+
+    fn registry(name: &str) -> RegistryName {
+        name.parse().unwrap()
+    }
+
+    fn within(pulse: &Pulse, name: &str, now: Instant) -> Duration {
+        pulse.patience(&registry(name), false, now).within
+    }
+
+    /// A patient question that failed after `took`.
+    fn fail_after(pulse: &Pulse, took: Duration, start: Instant) -> Instant {
+        let patience = pulse.patience(&registry("a.io"), false, start);
+        pulse.failed(&registry("a.io"), patience, &Failure::late(), start + took);
+        start + took
+    }
+
+    #[test]
+    fn after_a_long_wait_for_nothing_the_next_questions_are_short_and_later_one_is_patient() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        assert_eq!(within(&pulse, "a.io", start), HTTP_ANSWER_DEADLINE);
+        let now = fail_after(&pulse, HTTP_SILENCE_AFTER, start);
+        assert_eq!(within(&pulse, "a.io", now), HTTP_SILENT_DEADLINE);
+        assert_eq!(within(&pulse, "b.io", now), HTTP_ANSWER_DEADLINE);
+        let later = now + HTTP_SILENCE_HOLD;
+        assert_eq!(within(&pulse, "a.io", later), HTTP_ANSWER_DEADLINE);
+    }
+
+    #[test]
+    fn a_quick_no_is_no_silence_and_any_answer_ends_one() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let now = fail_after(&pulse, HTTP_SILENCE_AFTER / 2, start);
+        assert_eq!(within(&pulse, "a.io", now), HTTP_ANSWER_DEADLINE);
+        let now = fail_after(&pulse, HTTP_SILENCE_AFTER, now);
+        pulse.answered(&registry("a.io"));
+        assert_eq!(within(&pulse, "a.io", now), HTTP_ANSWER_DEADLINE);
+        let now = fail_after(&pulse, HTTP_SILENCE_AFTER, now);
+        let patience = pulse.patience(&registry("a.io"), false, now);
+        let absent = Failure::cannot(OciCode::BlobUnknown, Fallthrough::NotFound, "");
+        pulse.failed(&registry("a.io"), patience, &absent, now);
+        assert_eq!(within(&pulse, "a.io", now), HTTP_ANSWER_DEADLINE);
+    }
+
+    #[test]
+    fn short_questions_do_not_prolong_a_silence() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let silent_from = fail_after(&pulse, HTTP_SILENCE_AFTER, start);
+        let mut now = silent_from;
+        while now < silent_from + HTTP_SILENCE_HOLD {
+            assert_eq!(within(&pulse, "a.io", now), HTTP_SILENT_DEADLINE);
+            now = fail_after(&pulse, HTTP_SILENCE_AFTER, now);
+        }
+        assert_eq!(within(&pulse, "a.io", now), HTTP_ANSWER_DEADLINE);
+    }
+
+    #[test]
+    fn without_an_origin_nobody_waits_long() {
+        let (pulse, now) = (Pulse::default(), Instant::now());
+        let patience = pulse.patience(&registry("a.io"), true, now);
+        assert_eq!(patience.deadline(), now + HTTP_SILENT_DEADLINE);
+    }
+}
