@@ -51,7 +51,7 @@ async fn later_agents_take_their_bytes_from_earlier_ones() {
     if !ready("later_agents_take_their_bytes_from_earlier_ones") {
         return;
     }
-    let image = Image::of_sizes(2, &[3 * MIB, 40 * MIB]);
+    let image = Image::of_sizes(2, &[3 * MIB, 128 * MIB]);
     let trial = Trial::begin(3, &image).await.expect("starts");
     timeout(WITHIN, trial.client(0).pull(REPOSITORY, TAG))
         .await
@@ -66,8 +66,14 @@ async fn later_agents_take_their_bytes_from_earlier_ones() {
     let (mut peers, mut origin) = (0, 0);
     for agent in &trial.cluster.agents[1..] {
         let metrics = agent.metrics().await.expect("answers");
-        peers += metrics.count("shoal_download_bytes_total", &[("source", "peer")]);
-        origin += metrics.count("shoal_download_bytes_total", &[("source", "origin")]);
+        let of = |source| metrics.count("shoal_download_bytes_total", &[("source", source)]);
+        eprintln!(
+            "{}: {} bytes from peers, {} from the origin",
+            agent.name(),
+            of("peer"),
+            of("origin")
+        );
+        (peers, origin) = (peers + of("peer"), origin + of("origin"));
     }
     assert!(
         origin * 10 < peers + origin,

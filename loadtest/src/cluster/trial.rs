@@ -1,7 +1,8 @@
 //! What a test of a whole cluster begins with: our own upstream, a cluster in front of it, one at a time on a machine.
 //!
 //! What for: the tests `cluster_*`. What not for: the demonstration. Invariants: trials never overlap, in whatever
-//! runner; a trial that fails shows the end of every process's log.
+//! runner; a trial that fails shows the end of every process's log, and with `SHOAL_TRIAL_KEEP=1` in the environment
+//! leaves its folder behind.
 
 use std::fs::File;
 use std::time::Duration;
@@ -115,6 +116,10 @@ impl Drop for Trial {
                     member.name(),
                     process::tail(&member.log(), LOG_LINES)
                 );
+            }
+            if std::env::var_os("SHOAL_TRIAL_KEEP").is_some() {
+                self.folder.keep();
+                eprintln!("--- kept: {}", self.folder.path().display());
             }
         }
     }
