@@ -1,13 +1,14 @@
 //! The proving ground: a local cluster of the real binaries, the demonstration, and what tests of them need.
 //!
-//! Nothing depends on it, and it depends on no service crate: the daemons are run, not linked. A library, so that the
-//! tests of this package can use its parts; the binary is [`run`] behind a `main`.
+//! Nothing depends on it. The daemons are run, not linked; only the simulator takes the tracker's directory as it is.
+//! A library, so that the tests of this package can use its parts; the binary is [`run`] behind a `main`.
 
 pub mod cluster;
 pub mod demo;
 pub mod interrupt;
 pub mod layout;
 pub mod screen;
+pub mod sim;
 pub mod tarball;
 pub mod up;
 pub mod workload;
@@ -26,6 +27,8 @@ pub struct Args {
 enum Command {
     /// Show the main job with real parts: containerd pulls an image through Shoal, and the next nodes get it from the first
     Demo(demo::DemoArgs),
+    /// Run the shipped core at scale in virtual time
+    Simulate(Box<sim::SimulateArgs>),
     /// Start a whole local cluster and leave it until Ctrl-C
     Up(up::UpArgs),
 }
@@ -34,6 +37,7 @@ enum Command {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Simulate(args) => sim::run(&args),
         Command::Up(args) => Box::pin(up::run(args)).await,
     }
 }
