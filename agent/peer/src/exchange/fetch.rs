@@ -1,13 +1,12 @@
 //! Brings one piece: ask, check the proof, then bytes from the stream through the hash into the store.
 //!
 //! The order is the point. The proof is checked before the first byte is taken, so that a liar costs one signature
-//! check. Bytes are hashed and written where they arrive, while they are in cache, in batches that the node-wide
-//! budget lends; no piece is gathered. The store says whether the piece holds, and only then the core hears of it.
+//! check. Bytes are hashed and written where they arrive, while they are in cache, in batches of the writer's whose room
+//! the node-wide budget lends; no piece is gathered. The store says whether the piece holds, and only then the core hears of it.
 //!
 //! Not here: whom to ask, how many at once, what a failure costs the peer. Dropping the future is how a fetch is
 //! cancelled: the stream is stopped, the writer abandoned, the loan given back.
 
-use bytes::Bytes;
 use shoal_link::{AskStream, Link};
 use shoal_proto::limits::{
     ANSWER_DEADLINE, FETCH_BATCH_BYTES, FETCH_FLOOR_BYTES, FETCH_STALLED_AFTER,
@@ -69,15 +68,15 @@ async fn bring(
         Err(StoreError::Superseded { .. }) => return Ok(None),
         Err(error) => return Err(store_failed(&error)),
     };
+    let mut loan = loan;
+    grow(exchange, &mut loan, &errand);
     let mut intake = Intake {
-        writer,
-        loan,
-        batch: Vec::new(),
-        batched: 0,
+        writer: writer.in_batches_of(loan.bytes()),
+        _loan: loan,
         taken: 0,
         expected: u64::from(errand.info.geometry.len_of(errand.piece)),
     };
-    intake.take_all(exchange, stream).await?;
+    intake.take_all(stream).await?;
     match pool::in_place(|| intake.writer.finish(&proof)) {
         Ok(()) => Ok(Some((errand.link.role(), intake.expected))),
         Err(StoreError::Superseded { .. }) => Ok(None),
@@ -144,65 +143,43 @@ async fn proven(
     }
 }
 
+/// A larger batch costs less CPU, when it can be had without waiting.
+fn grow(exchange: &Exchange, loan: &mut Loan, errand: &Errand) {
+    let piece = errand.info.geometry.len_of(errand.piece);
+    let piece = usize::try_from(piece).unwrap_or(usize::MAX);
+    let more = FETCH_BATCH_BYTES.min(piece).saturating_sub(loan.bytes());
+    if let Some(more) = exchange.budget.try_borrow(more) {
+        loan.merge(more);
+    }
+}
+
 /// Bytes on their way from the stream to the store.
 struct Intake {
     writer: PieceWriter,
-    loan: Loan,
-    batch: Vec<Bytes>,
-    batched: usize,
+    /// The writer's batch.
+    _loan: Loan,
     taken: u64,
     expected: u64,
 }
 
 impl Intake {
-    async fn take_all(
-        &mut self,
-        exchange: &Exchange,
-        mut stream: AskStream,
-    ) -> Result<(), FetchFailure> {
-        self.grow(exchange);
+    async fn take_all(&mut self, mut stream: AskStream) -> Result<(), FetchFailure> {
         loop {
-            let room = self.loan.bytes() - self.batched;
-            let chunk = timeout(FETCH_STALLED_AFTER, stream.recv.read_bytes(room)).await;
-            let Some(chunk) = chunk
+            let read = stream.recv.read_bytes(FETCH_FLOOR_BYTES);
+            let part = timeout(FETCH_STALLED_AFTER, read).await;
+            let Some(part) = part
                 .map_err(|_| FetchFailure::TimedOut)?
                 .map_err(|_| FetchFailure::Lost)?
             else {
-                break;
+                return Ok(());
             };
-            self.batched += chunk.len();
-            self.taken += chunk.len() as u64;
+            self.taken += part.len() as u64;
             if self.taken > self.expected {
                 metrics::verify_failed(CheckedAt::Peer);
                 return Err(FetchFailure::Corrupt);
             }
-            self.batch.push(chunk);
-            if self.batched == self.loan.bytes() {
-                self.flush()?;
-            }
+            pool::in_place(|| self.writer.write(&[part])).map_err(|error| store_failed(&error))?;
         }
-        self.flush()
-    }
-
-    /// A larger batch costs less CPU, when it can be had without waiting.
-    fn grow(&mut self, exchange: &Exchange) {
-        let piece = usize::try_from(self.expected).unwrap_or(usize::MAX);
-        let more = FETCH_BATCH_BYTES
-            .min(piece)
-            .saturating_sub(self.loan.bytes());
-        if let Some(more) = exchange.budget.try_borrow(more) {
-            self.loan.merge(more);
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), FetchFailure> {
-        if self.batched == 0 {
-            return Ok(());
-        }
-        let written = pool::in_place(|| self.writer.write(&self.batch));
-        self.batch.clear();
-        self.batched = 0;
-        written.map_err(|error| store_failed(&error))
     }
 }
 

@@ -7,8 +7,8 @@
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,9 +16,6 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
-
-/// Buffers that one `pwritev` takes (Linux `UIO_MAXIOV`).
-const IOVECS_MAX: usize = 1024;
 
 /// One name in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -189,14 +189,19 @@ impl Store {
     }
 
     /// Keeps the bytes for a person to look at, as far as there is room for that.
-    fn quarantine(&self, digest: &Digest, piece: PieceIndex, bytes: &[Bytes]) {
+    fn quarantine(&self, digest: &Digest, piece: PieceIndex, parts: &[Bytes]) {
         let (disk, layout) = (&self.inner.disk, &self.inner.layout);
         let kept = disk.list(&layout.quarantine()).and_then(|there| {
             if there.len() >= QUARANTINED_MAX {
                 return Ok(());
             }
-            disk.create(&layout.quarantined(digest, piece.get()), 0)?
-                .write_at(0, bytes)
+            let file = disk.create(&layout.quarantined(digest, piece.get()), 0)?;
+            let mut at = 0;
+            for part in parts {
+                file.write_at(at, part)?;
+                at += part.len() as u64;
+            }
+            Ok(())
         });
         tracing::warn!(digest = %digest.short(), piece = piece.get(), ?kept, "piece no longer matches its proof");
     }

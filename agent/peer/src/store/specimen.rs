@@ -251,8 +251,8 @@ impl DiskFile for WatchedFile {
         self.file.read_at(offset, len)
     }
 
-    fn write_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
-        self.file.write_at(offset, parts)
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
     }
 
     fn sync(&self) -> io::Result<()> {

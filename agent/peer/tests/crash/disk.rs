@@ -341,19 +341,19 @@ impl DiskFile for CrashFile {
         Ok(Bytes::copy_from_slice(&bytes[start..end]))
     }
 
-    fn write_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let reach = self.disk.power.call("write")?;
-        let mut written = parts.concat();
+        let mut written = bytes;
         if reach == Reach::Half {
-            written.truncate(written.len() / 2);
+            written = &written[..written.len() / 2];
         }
         let mut world = self.disk.world();
         let inode = &mut world.inodes[self.inode];
         let start = usize::try_from(offset).unwrap();
         let end = start + written.len();
-        let bytes = Arc::make_mut(&mut inode.bytes);
-        bytes.resize(bytes.len().max(end), 0);
-        bytes[start..end].copy_from_slice(&written);
+        let kept = Arc::make_mut(&mut inode.bytes);
+        kept.resize(kept.len().max(end), 0);
+        kept[start..end].copy_from_slice(written);
         inode.dirty.push((start, end));
         whole(reach)
     }

@@ -125,7 +125,7 @@ fn a_writer_that_is_dropped_leaves_its_place_to_the_next() {
         assert!(matches!(
             writer.sink,
             Sink::File {
-                flushed_bytes: 716_800,
+                written_bytes: 716_800,
                 ..
             }
         ));
