@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod demo;
 pub mod interrupt;
 pub mod layout;
+pub mod report;
 pub mod screen;
 pub mod sim;
 pub mod tarball;

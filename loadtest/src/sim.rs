@@ -9,29 +9,30 @@
 mod act;
 mod desk;
 mod flows;
-mod gate;
 mod happen;
 mod member;
 mod outcome;
 mod quantity;
 mod queue;
+mod reported;
+mod samples;
 mod scenario;
 mod trace;
 mod world;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use shoal_daemon::config::{ByteSize, Span};
 use shoal_proto::Geometry;
 
-pub use self::gate::Gate;
 pub use self::outcome::Outcome;
 pub use self::quantity::{Rate, Share};
+pub use self::samples::Drawn;
 pub use self::scenario::Scenario;
 
 use self::world::World;
+use crate::report::ReportArgs;
 use crate::screen::{Screen, table};
 
 /// The core at scale, in virtual time.
@@ -91,12 +92,8 @@ pub struct SimulateArgs {
     /// Everything that is left to chance follows from it.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// What a figure may be at most, as `makespan_over_bound<=1.10`; exit 1 when it is more. May be repeated
-    #[arg(long, value_name = "KEY<=NUMBER")]
-    pub gate: Vec<Gate>,
-    /// Write the report here.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: ReportArgs,
 }
 
 impl SimulateArgs {
@@ -150,6 +147,7 @@ pub fn simulate(scenario: Scenario, mut watch: impl FnMut(usize, f64)) -> Outcom
 /// # Errors
 /// An agent that should have finished did not, or a gate does not hold.
 pub fn run(args: &SimulateArgs) -> Result<()> {
+    args.output.check()?;
     let screen = Screen::new();
     let act = screen.act(&format!(
         "simulate {} agents, {} over {}, seed {}",
@@ -160,25 +158,8 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     });
     act.done("");
     tell(&screen, &outcome);
-    let report = serde_json::to_value(&outcome)?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let mut failed = outcome.failed_agents > 0;
-    if failed {
-        screen.bad(&format!("{} agents did not finish", outcome.failed_agents));
-    }
-    for gate in &args.gate {
-        match gate.check(&report) {
-            Ok(value) => screen.good(&format!("{gate} ({value:.3})")),
-            Err(line) => {
-                screen.bad(&line);
-                failed = true;
-            }
-        }
-    }
-    if failed {
+    let report = args.output.finish(&screen, outcome.report()?)?;
+    if !report.passed() {
         bail!("the run failed; repeat it with --seed {}", args.seed);
     }
     Ok(())

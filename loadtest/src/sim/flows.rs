@@ -160,6 +160,15 @@ impl<T> Flows<T> {
             .filter(|found| found.stamp == flow.stamp)
     }
 
+    /// Bytes per second that pass a link.
+    pub(super) fn carried(&self, link: LinkIx) -> f64 {
+        let flows = self.links[link.0 as usize].flows.iter();
+        flows
+            .filter_map(|slot| self.flows[*slot as usize].as_ref())
+            .map(|flow| flow.rate)
+            .sum()
+    }
+
     /// Flows that somebody sends or receives, those that wait among them.
     pub(super) fn of(&self, member: u32) -> Vec<FlowId> {
         let concerned = |flow: &&Flow<T>| flow.ends.0 == member || flow.ends.1 == member;

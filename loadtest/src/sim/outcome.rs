@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::member::Member;
+use super::samples::Drawn;
 use super::world::World;
 
 /// Counted as the run goes.
@@ -80,11 +81,15 @@ pub struct Outcome {
     pub wall_s: f64,
     /// Seconds that each agent took, sorted.
     pub agent_s: Vec<f64>,
+    /// How it looked along the way.
+    #[serde(skip)]
+    pub drawn: Drawn,
 }
 
 impl World {
     /// The report of a run that is over.
-    pub(super) fn outcome(&self, wall: Duration) -> Outcome {
+    pub(super) fn outcome(&mut self, wall: Duration) -> Outcome {
+        let drawn = self.drawn();
         let (scenario, tally) = (&self.scenario, &self.tally);
         let blob_bytes = scenario.geometry.blob_bytes();
         let copies = |bytes: f64| bytes / (blob_bytes.max(1)) as f64;
@@ -146,6 +151,7 @@ impl World {
             trace: format!("{:016x}", self.trace.get()),
             wall_s: wall.as_secs_f64(),
             agent_s: all,
+            drawn,
         }
     }
 }

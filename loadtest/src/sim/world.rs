@@ -20,6 +20,7 @@ use super::flows::{Flows, LinkIx};
 use super::member::{self, Member, Waiting};
 use super::outcome::Tally;
 use super::queue::Queue;
+use super::samples::Samples;
 use super::scenario::{Fault, Nature, Scenario};
 use super::trace::Trace;
 
@@ -89,6 +90,7 @@ pub(super) struct World {
     pub(super) opened: bool,
     pub(super) tally: Tally,
     pub(super) trace: Trace,
+    pub(super) samples: Samples,
     pub(super) backlog: VecDeque<(u32, Input)>,
     /// Agents that are expected to finish and have not.
     pub(super) left: usize,
@@ -127,6 +129,7 @@ impl World {
             opened: false,
             tally: Tally::default(),
             trace: Trace::new(scenario.seed),
+            samples: Samples::new(&scenario, now),
             backlog: VecDeque::new(),
             left,
             scenario,
@@ -188,6 +191,7 @@ impl World {
         else {
             return false;
         };
+        self.look_until(next);
         self.now = self.now.max(next);
         if arrival.is_some_and(|at| at <= next) {
             if let Some(ended) = self.flows.pop_arrival(self.now) {
