@@ -84,7 +84,7 @@ fn nice(from: f64, to: f64, marks: usize) -> Vec<(f64, String)> {
     let step = [1.0, 2.0, 2.5, 5.0, 10.0]
         .map(|factor| factor * size)
         .into_iter()
-        .find(|step| *step >= raw * 0.999)
+        .find(|step| *step >= raw * 0.85)
         .unwrap_or(size * 10.0);
     let after = (0..12)
         .find(|after| {
@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(texts(&Axis::new(from, to, marks, "")), expected);
         };
         check(0.0, 100.0, 4, &["0", "25", "50", "75", "100"]);
-        check(4.21, 4.52, 3, &["4.3", "4.4", "4.5"].map(|it| it));
+        check(4.21, 4.52, 3, &["4.3", "4.4", "4.5"]);
         check(0.0, 0.7, 4, &["0.0", "0.2", "0.4", "0.6"]);
         check(0.0, 12_000.0, 3, &["0", "5,000", "10,000"]);
         check(3.0, 3.0, 2, &["3.0", "3.5", "4.0"]);
