@@ -119,8 +119,9 @@ impl<T> Flows<T> {
         now: Instant,
     ) -> FlowId {
         self.stamps += 1;
+        let stamp = self.stamps;
         let flow = Flow {
-            stamp: self.stamps,
+            stamp,
             ends,
             path,
             bytes,
@@ -143,10 +144,7 @@ impl<T> Flows<T> {
             self.enter(slot);
             self.level_out(now);
         }
-        FlowId {
-            slot,
-            stamp: self.stamps,
-        }
+        FlowId { slot, stamp }
     }
 
     /// Whether bytes of it are moving.
