@@ -26,8 +26,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Hold two reports side by side
+    Compare(report::compare::CompareArgs),
     /// Show the main job with real parts: containerd pulls an image through Shoal, and the next nodes get it from the first
     Demo(demo::DemoArgs),
+    /// Draw the page of a report that was written earlier
+    Report(report::draw::DrawArgs),
     /// Run the shipped core at scale in virtual time
     Simulate(Box<sim::SimulateArgs>),
     /// Start a whole local cluster and leave it until Ctrl-C
@@ -37,7 +41,9 @@ enum Command {
 /// Does what the command line says.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
+        Command::Compare(args) => report::compare::run(&args),
         Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Report(args) => report::draw::run(&args),
         Command::Simulate(args) => sim::run(&args),
         Command::Up(args) => Box::pin(up::run(args)).await,
     }

@@ -8,6 +8,8 @@
 //! Not here: how a figure is measured. Invariant: whatever is read from a file has passed [`Report::bounded`], and is
 //! otherwise believed in nothing: it is text from elsewhere.
 
+pub mod compare;
+pub mod draw;
 mod file;
 mod gate;
 mod keys;
@@ -194,6 +196,12 @@ impl Report {
         none(self.failed_agents)
             && none(self.wrong_bytes)
             && self.gates.iter().all(|gate| gate.held)
+    }
+
+    /// The whole report as one page that loads nothing from anywhere.
+    #[must_use]
+    pub fn page(&self) -> String {
+        page::render(self)
     }
 
     /// The same, no larger than a page can draw: rows and samples are merged and thinned, the rest is cut.

@@ -27,6 +27,10 @@ pub const BUSYBOX: Program = Program {
     name: "busybox",
     package: "busybox-static",
 };
+pub const CHROMIUM: Program = Program {
+    name: "chromium",
+    package: "chromium",
+};
 pub const CONTAINERD: Program = Program {
     name: "containerd",
     package: "containerd",

@@ -14,11 +14,11 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Why a file was not taken for a report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {source}; name a file that --json wrote", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(
-        "{} is not a report: {why}; write one with: shoal-loadtest simulate --json {}",
-        path.display(), path.display()
+        "{} is not a report: {why}; write one with: shoal-loadtest simulate --json FILE",
+        path.display()
     )]
     NotAReport { path: PathBuf, why: String },
 }

@@ -1,5 +1,6 @@
 //! What every run does with its report: the same options, the same files, the same last words.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -91,7 +92,11 @@ pub(super) fn write(path: &Path, text: &[u8]) -> Result<()> {
         .parent()
         .filter(|folder| *folder != Path::new(""))
         .unwrap_or_else(|| Path::new("."));
-    let mut draft = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
+    // As any file of this user's would be; a report is to be shown.
+    let mut draft = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .with_context(cannot)?;
     std::io::Write::write_all(&mut draft, text).with_context(cannot)?;
     draft.persist(path).with_context(cannot)?;
     Ok(())

@@ -8,6 +8,7 @@ mod axis;
 mod finish;
 mod heat;
 mod links;
+pub(super) mod pair;
 mod plot;
 mod tables;
 mod traffic;
@@ -98,7 +99,7 @@ fn head(report: &Report, title: &str) -> Markup {
     };
     let zones = (report.zones > 1).then(|| format!("{} zones", report.zones));
     let seed = report.seed.map(|seed| format!("seed {seed}"));
-    let facts = [zones, seed, report.made_at.clone()];
+    let facts = [zones, seed, report.made_at.as_deref().map(written::moment)];
     html! {
         header {
             p.brand { span.fish aria-hidden="true" { (fish()) } "Shoal " span.muted { (report.kind.name()) } }
@@ -145,7 +146,7 @@ fn headline(report: &Report) -> Markup {
         let key = KEYS.iter().find(|known| known.name == key)?;
         let value = (key.of)(report)?;
         let text = match key.unit {
-            Unit::Copies => format!("{value:.2}"),
+            Unit::CpuSecsPerGib => format!("{} s", written::digits(value)),
             _ => written::figure(Some(value), key.unit),
         };
         Some(html! { div.tile { dt { (name) } dd { b { (text) } span.muted { (says) } } } })
@@ -154,7 +155,7 @@ fn headline(report: &Report) -> Markup {
         tile(
             "makespan_over_bound",
             "makespan over the bound",
-            "1 is the physical limit",
+            "1 is what the links allow",
         ),
         tile(
             "makespan_over_goodput_bound",

@@ -31,6 +31,30 @@ fn every_promised_key_is_there_and_null_where_it_does_not_apply() {
 }
 
 #[test]
+fn the_document_says_of_every_key_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/BENCHMARKS.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut rows = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| `agents`"));
+    for key in KEYS {
+        let better = match key.better {
+            Better::Higher => "higher",
+            Better::Lower => "lower",
+            Better::Neither => "neither",
+            Better::Same => "condition",
+        };
+        let row = format!(
+            "| `{}` | {} | {better} | {} |",
+            key.name,
+            key.unit.name(),
+            key.means
+        );
+        assert_eq!(rows.next(), Some(row.as_str()));
+    }
+}
+
+#[test]
 fn a_key_reads_the_field_that_it_names() {
     let mut filled = json!({ "format": FORMAT, "kind": "fanout" });
     for (at, key) in KEYS.iter().enumerate() {

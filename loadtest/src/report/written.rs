@@ -16,12 +16,24 @@ pub(super) fn figure(value: Option<f64>, unit: Unit) -> String {
     match unit {
         Unit::BitsPerSec => bits_per_sec(value),
         Unit::Bytes => bytes(value),
+        Unit::Copies if value < 100.0 => format!("{value:.2}"),
         Unit::Copies => digits(value),
         Unit::Count => count(value),
         Unit::CpuSecsPerGib => format!("{} CPU s/GiB", digits(value)),
         Unit::Ratio => format!("{} %", digits(value * 100.0)),
         Unit::Secs => secs(value),
         Unit::Times => format!("{value:.3} ×"),
+    }
+}
+
+/// `2026-11-25 22:18 UTC`, from RFC 3339 as we write it; anything else as it is.
+#[must_use]
+pub(super) fn moment(text: &str) -> String {
+    match (text.split_once('T'), text.strip_suffix('Z')) {
+        (Some((day, time)), Some(_)) if text.len() == 20 && text.is_ascii() => {
+            format!("{day} {} UTC", &time[..time.len().min(5)])
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -140,13 +152,17 @@ mod tests {
             (0.0312, Unit::Ratio, "3.12 %"),
             (0.0, Unit::Ratio, "0 %"),
             (1.043_21, Unit::Times, "1.043 ×"),
-            (1.0, Unit::Copies, "1"),
+            (1.0, Unit::Copies, "1.00"),
             (1.118, Unit::Copies, "1.12"),
-            (-12.34, Unit::Copies, "-12.3"),
-            (2e-7, Unit::Copies, "2.00e-7"),
+            (123.4, Unit::Copies, "123"),
+            (2e-7, Unit::Secs, "0.2 µs"),
         ] {
             assert_eq!(figure(Some(value), unit), text);
         }
+        assert_eq!(moment("2026-11-25T22:18:01Z"), "2026-11-25 22:18 UTC");
+        assert_eq!(moment("T–––––––––––––––––Z"), "T–––––––––––––––––Z");
+        assert_eq!(digits(2e-7), "2.00e-7");
+        assert_eq!(digits(-12.34), "-12.3");
         assert_eq!(figure(None, Unit::Secs), NOTHING);
         assert_eq!(figure(Some(f64::NAN), Unit::Secs), NOTHING);
     }

@@ -32,6 +32,7 @@ struct Sample {
     origin_sends: f64,
     origin_takes: f64,
     origin_bytes: f64,
+    upstream_bytes: f64,
     cross_zone_bytes: f64,
 }
 
@@ -112,6 +113,7 @@ impl World {
             origin_sends: self.flows.carried(origin.up),
             origin_takes: self.upstream_rate(),
             origin_bytes: self.tally.origin_bytes,
+            upstream_bytes: self.upstream_bytes(),
             cross_zone_bytes: self.tally.cross_zone_bytes,
         };
         self.samples.add(sample);
@@ -123,6 +125,13 @@ impl World {
         let reads = self.opened && self.members[ORIGIN as usize].held_count < whole;
         let rate = self.scenario.upstream.filter(|_| reads);
         rate.map_or(0.0, |rate| rate.bytes_per_sec())
+    }
+
+    /// Bytes that have come from upstream, in whole pieces.
+    fn upstream_bytes(&self) -> f64 {
+        let held = self.members[ORIGIN as usize].held_count;
+        let bytes = f64::from(held) * f64::from(self.info.geometry.piece_bytes());
+        bytes.min(self.info.geometry.blob_bytes() as f64)
     }
 
     /// What is drawn of a run that is over.
@@ -146,7 +155,8 @@ impl World {
             copies: Copies {
                 at_s: self.times(),
                 origin: copies(|sample| sample.origin_bytes),
-                upstream: Vec::new(),
+                upstream: upstream
+                    .map_or_else(Vec::new, |_| copies(|sample| sample.upstream_bytes)),
                 cross_zone: if self.scenario.zones > 1 {
                     copies(|sample| sample.cross_zone_bytes)
                 } else {

@@ -69,6 +69,46 @@ pub(super) fn render(report: &Report) -> Option<Markup> {
     ))
 }
 
+/// The lines of two runs in one frame.
+pub(super) fn both(a: &Report, b: &Report) -> Option<Markup> {
+    let (took_a, took_b) = (finished(&a.agent_s), finished(&b.agent_s));
+    let ends = [
+        took_a.first()?,
+        took_a.last()?,
+        took_b.first()?,
+        took_b.last()?,
+    ];
+    let (low, high) = ends
+        .into_iter()
+        .fold((f64::INFINITY, 0.0f64), |(low, high), at| {
+            (low.min(*at), high.max(*at))
+        });
+    let room = (high - low).max(high * 0.02) * 0.08;
+    let from = if low > high * 0.6 { low - room } else { 0.0 };
+    let x = Axis::secs(from, high + room, 6);
+    let drawing = html! {
+        path.line.run-a d=(steps(&took_a, a.agent_s.len(), &x)) {}
+        path.line.run-b d=(steps(&took_b, b.agent_s.len(), &x)) {}
+    };
+    let said = |took: &[f64]| percentile(took, 99).map_or_else(String::new, written::secs);
+    let plot = Plot {
+        id: "both",
+        title: "When the agents of both runs were done",
+        desc: format!(
+            "99 of 100 were done after {} in A and {} in B.",
+            said(&took_a),
+            said(&took_b)
+        ),
+        size: "tall",
+        x,
+        y: Some(Axis::new(0.0, 100.0, 4, "% of agents")),
+        marks: Vec::new(),
+        drawing,
+        side: Vec::new(),
+    };
+    Some(plot.render())
+}
+
 fn bounds(report: &Report) -> Vec<Mark> {
     let goodput = report
         .goodput_bits_per_sec
@@ -150,14 +190,17 @@ pub(super) fn against_bound(report: &Report) -> Option<Markup> {
     }
     let over = (makespan - bound) / bound * 100.0;
     let text = if over >= 0.0 {
-        format!("{} % above the physical limit", written::digits(over))
+        format!(
+            "{} % above the bound: what the links allow at best",
+            written::digits(over)
+        )
     } else {
         format!("{} % below the bound", written::digits(-over))
     };
     Some(html! {
         div.race {
             div.race-row {
-                span.race-name { "physical limit" }
+                span.race-name { "bound" }
                 div.race-track { div.race-bar.limit style={ "width:" (percent(bound / whole * 100.0)) } {} }
                 span.race-value { (written::secs(bound)) }
             }

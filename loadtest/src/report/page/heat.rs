@@ -1,4 +1,4 @@
-//! Who held how much when: a row an agent, time to the right, darker where more is held.
+//! Who held how much when: a row an agent, time to the right, stronger where more is held.
 //!
 //! One path for each shade, its runs side by side: what an agent holds only grows, so a row is a few runs and not
 //! hundreds of cells, and a page about 10,000 agents stays small.
@@ -57,7 +57,7 @@ pub(super) fn render(report: &Report) -> Option<Markup> {
         id: "heat",
         title,
         desc: format!(
-            "{rows} rows, from {} to {}; each darkens from the left as its agents take pieces in.",
+            "{rows} rows, from {} to {}; each fills from the left as its agents take pieces in.",
             progress.rows[0].name,
             progress.rows[rows - 1].name
         ),
@@ -74,7 +74,7 @@ pub(super) fn render(report: &Report) -> Option<Markup> {
         ""
     };
     let caption = format!(
-        "A row an agent, time to the right, darker where more of the blob is held.{merged}"
+        "A row an agent, time to the right, stronger where more of the blob is held.{merged}"
     );
     let drawn = html! { (legend()) (plot.render()) };
     Some(figure(title, &caption, &drawn, &numbers(progress)))

@@ -25,16 +25,16 @@ pub(super) fn gates(report: &Report) -> Markup {
             h2 { "Gates" }
             div.scroll { table {
                 thead { tr {
-                    th scope="col" { "figure" } th scope="col" { "measured" } th scope="col" { "at most" } th scope="col" { "" }
+                    th scope="col" { "gate" } th scope="col" { "figure" } th scope="col" { "measured" } th scope="col" { "at most" }
                 } }
                 tbody { @for gate in &report.gates {
                     tr {
-                        th scope="row" { code { (gate.key) } }
-                        td { (written::figure(gate.value, unit(&gate.key))) }
-                        td { (written::figure(Some(gate.at_most), unit(&gate.key))) }
                         td.result.good[gate.held].bad[!gate.held] {
                             (tick(gate.held)) @if gate.held { " holds" } @else { " broken" }
                         }
+                        th scope="row" { code { (gate.key) } }
+                        td { (written::figure(gate.value, unit(&gate.key))) }
+                        td { (written::figure(Some(gate.at_most), unit(&gate.key))) }
                     }
                 } }
             } }
@@ -120,7 +120,7 @@ pub(super) fn conditions(report: &Report) -> Markup {
         ("Revision", versions.revision.clone()),
         ("Trace hash", report.trace.clone()),
         ("Took", report.wall_s.map(written::secs)),
-        ("Made", report.made_at.clone()),
+        ("Made", report.made_at.as_deref().map(written::moment)),
     ];
     html! {
         section.conditions {
