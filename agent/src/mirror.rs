@@ -13,6 +13,7 @@ pub mod reply;
 pub mod route;
 
 mod blob;
+mod guarded;
 mod manifest;
 mod multipart;
 pub(crate) mod observe;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{ALLOW, AUTHORIZATION, CONNECTION};
+use http::header::{ALLOW, CONNECTION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -34,11 +35,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shoal_peer::Handle;
+use shoal_proto::CallerKey;
 use shoal_proto::limits::{
-    AUTHORIZATION_BYTES_MAX, HTTP_BUFFER_BYTES, HTTP_CLIENT_STALL_MAX, HTTP_CONNECTIONS_MAX,
-    HTTP_DRAIN_BYTES_MAX, HTTP_DRAIN_DEADLINE, HTTP_HEAD_DEADLINE,
+    HTTP_BUFFER_BYTES, HTTP_CLIENT_STALL_MAX, HTTP_CONNECTIONS_MAX, HTTP_DRAIN_BYTES_MAX,
+    HTTP_DRAIN_DEADLINE, HTTP_HEAD_DEADLINE,
 };
-use shoal_proto::wire::{Secret, Source};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use blob::{BlobAsk, insert, refuse};
+use guarded::Guarded;
 use manifest::ManifestWish;
 use name::RegistryName;
 use observe::{Handler, Observation, Recent};
@@ -70,6 +72,7 @@ pub struct Mirror {
     identity: HeaderValue,
     /// This agent is its own origin, so that it never has to look for one.
     seeded: bool,
+    guarded: Guarded,
     pulse: Pulse,
     started: Arc<Started>,
     recent: Arc<Recent>,
@@ -77,8 +80,14 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// A mirror of these registries; `stale_if_error` bounds the age of a tag while no origin can be asked.
-    pub fn new(handle: Handle, registries: Registries, stale_if_error: Duration) -> Self {
+    /// A mirror of these registries; `stale_if_error` bounds the age of a tag while no origin can be asked; `callers`
+    /// is the secret under which their credentials are remembered.
+    pub fn new(
+        handle: Handle,
+        registries: Registries,
+        stale_if_error: Duration,
+        callers: CallerKey,
+    ) -> Self {
         observe::describe();
         let identity = format!("{} {}", handle.me(), env!("CARGO_PKG_VERSION"));
         Self {
@@ -88,6 +97,7 @@ impl Mirror {
             identity: HeaderValue::from_str(&identity)
                 .unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
             seeded: false,
+            guarded: Guarded::new(callers),
             pulse: Pulse::default(),
             started: Arc::default(),
             recent: Arc::default(),
@@ -194,8 +204,8 @@ impl Mirror {
         let mut response = match route {
             Ok(Route::Preheat { target, digest }) if parts.method == Method::POST => {
                 seen.about(Handler::Preheat, name_of(&target), digest.to_string());
-                self.preheat(digest, source(&target, &parts.headers), seen)
-                    .await
+                let source = self.guarded.source(&target, &parts.headers);
+                self.preheat(&target.registry, digest, source, seen).await
             }
             _ if !head && parts.method != Method::GET => read_only(body, &mut seen).await,
             Ok(route) => self.content(route, head, &parts.headers, seen).await,
@@ -231,7 +241,7 @@ impl Mirror {
             }
             Route::Blob { target, digest } => {
                 seen.about(Handler::Blob, name_of(&target), digest.to_string());
-                let source = source(&target, headers);
+                let source = self.guarded.source(&target, headers);
                 self.blob(
                     BlobAsk {
                         registry: &target.registry,
@@ -246,7 +256,7 @@ impl Mirror {
             }
             Route::Manifest { target, reference } => {
                 seen.about(Handler::Manifest, name_of(&target), reference.to_string());
-                let source = source(&target, headers);
+                let source = self.guarded.source(&target, headers);
                 self.manifest(
                     ManifestWish {
                         target: &target,
@@ -300,18 +310,4 @@ async fn read_only(body: Incoming, seen: &mut Observation) -> Response<Body> {
 
 fn name_of(target: &Target) -> String {
     format!("{}/{}", target.registry, target.repository)
-}
-
-/// Where the bytes come from, with the caller's own credential: for an origin's eyes only.
-fn source(target: &Target, headers: &HeaderMap) -> Source {
-    let authorization = headers
-        .get(AUTHORIZATION)
-        .map(HeaderValue::as_bytes)
-        .filter(|value| value.len() <= AUTHORIZATION_BYTES_MAX)
-        .map(|value| Secret::new(value.to_vec()));
-    Source {
-        registry: target.registry.as_str().to_owned(),
-        repository: target.repository.as_str().to_owned(),
-        authorization,
-    }
 }

@@ -19,7 +19,7 @@ use shoal_link::{Acceptor, Credentials, Endpoint, EndpointOptions, Identity, Ide
 use shoal_peer::store::disk::OsDisk;
 use shoal_peer::store::{Store, StoreError, StoreOptions};
 use shoal_peer::{Handle, PeerOptions, Seeder};
-use shoal_proto::{JoinToken, Role};
+use shoal_proto::{CallerKey, JoinToken, Role};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +47,8 @@ pub enum AgentError {
     LocalAddr(io::Error),
     #[error(transparent)]
     Metrics(#[from] shoal_daemon::metrics::MetricsError),
+    #[error("the system gives no random bytes")]
+    NoRandomness,
     #[error("{0}; stop what uses the port, or set `peers.listen` (SHOAL_PEERS_LISTEN)")]
     Peers(#[from] shoal_link::BindError),
     #[error(transparent)]
@@ -147,7 +149,13 @@ impl Agent {
         };
         let store = open_store(&config, data_dir.path()).await?;
         let handle = shoal_peer::start(endpoint, store, options, shutdown.clone(), tasks);
-        let mirror = Mirror::new(handle.clone(), config.registries, config.stale_if_error);
+        let callers = CallerKey::new(shoal_link::random_bytes().ok_or(AgentError::NoRandomness)?);
+        let mirror = Mirror::new(
+            handle.clone(),
+            config.registries,
+            config.stale_if_error,
+            callers,
+        );
         let mirror = Arc::new(if seeded { mirror.seeded() } else { mirror });
         let Ports {
             registry,

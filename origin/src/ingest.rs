@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shoal_peer::store::{Store, StoreError, StoredBlob};
-use shoal_peer::{Handle, OpenAnswer, SeedError, pool};
-use shoal_proto::{BlobInfo, Digest, Geometry, OriginKey};
+use shoal_peer::{Audience, Handle, OpenAnswer, SeedError, pool};
+use shoal_proto::{BlobInfo, Digest, Geometry, Guard, OriginKey};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +24,7 @@ use self::intake::Intake;
 use crate::coalesce::CoalesceLimits;
 use crate::flight::{Flights, Lead, Seat, wait};
 use crate::names::Repository;
+use crate::policy::{Policy, Right, fits};
 use crate::upstream::{UpstreamError, Upstreams};
 
 /// Blobs that may be asked for at once, and askers for one of them.
@@ -37,6 +38,9 @@ const TURN_DEADLINE: Duration = Duration::from_secs(10);
 /// Whoever asked is answered within this, below its own deadline; the download goes on.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(21);
 
+/// A blob as it is asked for: in which repository, in whose name.
+type Wish = (Digest, Repository, Right);
+
 /// Downloads of other repositories that may fail before one that waits for them leads its own.
 const LEADS_MAX: usize = 16;
 
@@ -49,15 +53,16 @@ pub(crate) struct Ingest {
 #[derive(Debug)]
 struct Inner {
     upstreams: Arc<Upstreams>,
+    policy: Policy,
     store: Store,
     key: OriginKey,
     /// The swarms' side, which is started after this one.
     handle: Mutex<Option<Handle>>,
-    /// One open for each digest and repository: what it comes to is held against that repository alone.
-    asks: Arc<Flights<(Digest, Repository), BlobInfo>>,
+    /// One open for each wish: what it comes to is held against that repository and caller alone.
+    asks: Arc<Flights<Wish, (BlobInfo, Audience)>>,
     /// One download for each digest, from whichever repository leads.
     opens: Arc<Flights<Digest, BlobInfo>>,
-    stats: Arc<Flights<(Digest, Repository), u64>>,
+    stats: Arc<Flights<Wish, (u64, Audience)>>,
     downloads: Semaphore,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -94,6 +99,7 @@ impl IngestError {
 impl Ingest {
     pub(crate) fn new(
         upstreams: Arc<Upstreams>,
+        policy: Policy,
         store: Store,
         key: OriginKey,
         downloads: usize,
@@ -102,6 +108,7 @@ impl Ingest {
     ) -> Self {
         let inner = Inner {
             upstreams,
+            policy,
             store,
             key,
             handle: Mutex::default(),
@@ -128,56 +135,62 @@ impl Ingest {
         });
     }
 
-    /// Sees to it that the blob is held or coming, and tells its shape once that is known.
+    /// Sees to it that the blob is held or coming, and tells its shape once that is known, and to whom it may go.
     pub(crate) async fn open(
         &self,
         digest: Digest,
         repository: &Repository,
-    ) -> Result<BlobInfo, UpstreamError> {
+        right: &Right,
+    ) -> Result<OpenAnswer, UpstreamError> {
         self.inner.upstreams.check_allowed(&repository.registry)?;
-        if let Some(info) = self.complete(&digest) {
-            return Ok(info);
-        }
-        let (inner, key) = (Arc::clone(&self.inner), (digest, repository.clone()));
-        let (asks, tasks, own) = (&self.inner.asks, &self.inner.tasks, repository.clone());
-        let ask = asks.fly(&key, tasks, || inner.open(digest, own));
-        let late = || UpstreamError::Unavailable {
-            registry: repository.registry.clone(),
-            detail: "no answer in time".into(),
+        let wish = (digest, repository.clone(), right.clone());
+        let known = self.complete(&digest);
+        let (info, audience) = match known.filter(|info| info.guard.is_none()) {
+            Some(info) => (info, Audience::Anyone),
+            None => {
+                let inner = Arc::clone(&self.inner);
+                let (asks, tasks, own) = (&self.inner.asks, &self.inner.tasks, wish.clone());
+                let ask = asks.fly(&wish, tasks, || inner.open(own, known));
+                let late = || UpstreamError::Unavailable {
+                    registry: repository.registry.clone(),
+                    detail: "no answer in time".into(),
+                };
+                tokio::time::timeout(ANSWER_DEADLINE, ask)
+                    .await
+                    .unwrap_or_else(|_| Err(late()))?
+            }
         };
-        tokio::time::timeout(ANSWER_DEADLINE, ask)
-            .await
-            .unwrap_or_else(|_| Err(late()))
+        Ok(OpenAnswer {
+            info: Some(info),
+            blob_bytes: info.geometry.blob_bytes(),
+            audience,
+        })
     }
 
-    /// The length of a blob, without bringing it.
+    /// The length of a blob, without bringing it, and to whom it may go.
     pub(crate) async fn stat(
         &self,
         digest: Digest,
         repository: &Repository,
+        right: &Right,
     ) -> Result<OpenAnswer, UpstreamError> {
         self.inner.upstreams.check_allowed(&repository.registry)?;
-        if let Some(blob) = self
-            .inner
-            .store
-            .lookup(&digest)
-            .filter(|blob| self.is_ours(blob))
-        {
-            return Ok(OpenAnswer {
-                blob_bytes: blob.info.geometry.blob_bytes(),
-                info: Some(blob.info),
-            });
-        }
-        let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
-        let key = (digest, repository.clone());
-        let work = || async move {
-            let registry = inner.upstreams.registry(&repository.registry)?;
-            registry.stat(&repository.name, &digest).await
+        let wish = (digest, repository.clone(), right.clone());
+        let stored = self.inner.store.lookup(&digest);
+        let info = stored
+            .filter(|blob| self.inner.is_ours(blob))
+            .map(|blob| blob.info);
+        let (blob_bytes, audience) = match &info {
+            Some(info) => {
+                let audience = self.inner.admit(&wish, info).await?;
+                (info.geometry.blob_bytes(), audience)
+            }
+            None => self.inner.ask_length(&wish).await?,
         };
-        let blob_bytes = self.inner.stats.fly(&key, &self.inner.tasks, work).await?;
         Ok(OpenAnswer {
-            info: None,
+            info,
             blob_bytes,
+            audience,
         })
     }
 
@@ -188,12 +201,15 @@ impl Ingest {
 
     fn complete(&self, digest: &Digest) -> Option<BlobInfo> {
         let blob = self.inner.store.lookup(digest)?;
-        (blob.complete && self.is_ours(&blob)).then_some(blob.info)
+        (blob.complete && self.inner.is_ours(&blob)).then_some(blob.info)
     }
+}
 
-    /// A blob signed with a key that this origin no longer has is of no use: nobody may vouch for that key any more.
-    fn is_ours(&self, blob: &StoredBlob) -> bool {
-        blob.info.origin == self.inner.key.peer_id()
+/// What was fetched in somebody's name at one registry is not given to those that ask another for it: that registry's
+/// word alone would not prove that it has the bytes.
+fn not_from_here(repository: &Repository) -> UpstreamError {
+    UpstreamError::NotFound {
+        registry: repository.registry.clone(),
     }
 }
 
@@ -202,52 +218,100 @@ impl Inner {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A blob signed with a key that this origin no longer has is of no use: nobody may vouch for that key any more.
+    fn is_ours(&self, blob: &StoredBlob) -> bool {
+        blob.info.origin == self.key.peer_id()
+    }
+
+    /// Upstream's word on a blob in a repository, by HEAD: its length, and that it may be read in that name.
+    async fn ask_length(self: &Arc<Self>, wish: &Wish) -> Result<(u64, Audience), UpstreamError> {
+        let (inner, (digest, repository, right)) = (Arc::clone(self), wish.clone());
+        let work = || async move {
+            let registry = inner.policy.registry(&repository, &right)?;
+            let asked = registry.stat(&repository.name, &digest).await;
+            let blob_bytes =
+                asked.inspect_err(|error| inner.policy.refused(&repository, &right, error))?;
+            Ok((blob_bytes, inner.policy.given(&repository, &digest, &right)))
+        };
+        self.stats.fly(wish, &self.tasks, work).await
+    }
+
+    /// Whether this wish may have what another one brings or brought. Asks upstream where that is not known.
+    async fn admit(
+        self: &Arc<Self>,
+        wish: &Wish,
+        info: &BlobInfo,
+    ) -> Result<Audience, UpstreamError> {
+        let (digest, repository, right) = wish;
+        if info.guard.is_none() {
+            return Ok(Audience::Anyone);
+        }
+        let known = match right {
+            Right::Caller(_) => self.policy.audience(repository, digest, right),
+            Right::Everyone => None,
+        };
+        // Asked also where the answer will be no, so that a no takes as long as for a blob that is not here.
+        let audience = match known {
+            Some(audience) => audience,
+            None => self.ask_length(wish).await?.1,
+        };
+        if fits(info.guard, repository, right) {
+            Ok(audience)
+        } else {
+            Err(not_from_here(repository))
+        }
+    }
+
     /// Leads the download, or joins the one that runs. When another repository's fails, ours may still have the blob.
     async fn open(
         self: Arc<Self>,
-        digest: Digest,
-        repository: Repository,
-    ) -> Result<BlobInfo, UpstreamError> {
+        wish: Wish,
+        known: Option<BlobInfo>,
+    ) -> Result<(BlobInfo, Audience), UpstreamError> {
+        if let Some(info) = known {
+            return Ok((info, self.admit(&wish, &info).await?));
+        }
         for _ in 0..LEADS_MAX {
-            let (receiver, lead) = match self.opens.ask(&digest) {
-                Seat::Told(answer) => return answer,
+            let (receiver, lead) = match self.opens.ask(&wish.0) {
+                Seat::Told(answer) => {
+                    let info = answer?;
+                    return Ok((info, self.admit(&wish, &info).await?));
+                }
                 Seat::Waiting(receiver, lead) => (receiver, lead),
             };
             let led = lead.is_some();
             if let Some(lead) = lead {
-                let bring = Arc::clone(&self).bring(lead, digest, repository.clone());
+                let bring = Arc::clone(&self).bring(lead, wish.clone());
                 self.tasks.spawn(bring);
             }
             match wait(receiver).await {
                 Err(error) if !led => {
-                    tracing::debug!(digest = %digest.short(), %error, "another repository does not give it");
+                    tracing::debug!(digest = %wish.0.short(), %error, "another repository does not give it");
                 }
-                answer => return answer,
+                Err(error) => return Err(error),
+                Ok(info) => return Ok((info, self.admit(&wish, &info).await?)),
             }
         }
         Err(UpstreamError::Full)
     }
 
     /// One download from its turn to its end.
-    async fn bring(
-        self: Arc<Self>,
-        lead: Lead<Digest, BlobInfo>,
-        digest: Digest,
-        repository: Repository,
-    ) {
+    async fn bring(self: Arc<Self>, lead: Lead<Digest, BlobInfo>, wish: Wish) {
         let result = tokio::select! {
             () = self.shutdown.cancelled() => Err(IngestError::Stopping),
-            result = self.download(&lead, digest, &repository) => result,
+            result = self.download(&lead, &wish) => result,
         };
+        let (digest, repository, right) = &wish;
         match result {
             Ok(()) => lead.done(),
             Err(error) => {
                 tracing::warn!(digest = %digest.short(), registry = repository.registry, %error, "a blob did not arrive whole");
                 let told = error.told(&repository.registry);
                 // Before the readers learn of it: one that asks again at once is refused, not told the old shape.
-                self.asks.refuse(&(digest, repository.clone()), &told);
+                self.policy.refused(repository, right, &told);
+                self.asks.refuse(&wish, &told);
                 if matches!(error, IngestError::WrongDigest) {
-                    self.alarm(digest, &repository).await;
+                    self.alarm(*digest, repository).await;
                 }
                 lead.fail_once(told);
             }
@@ -257,20 +321,22 @@ impl Inner {
     async fn download(
         &self,
         lead: &Lead<Digest, BlobInfo>,
-        digest: Digest,
-        repository: &Repository,
+        wish: &Wish,
     ) -> Result<(), IngestError> {
+        let (digest, repository, right) = (wish.0, &wish.1, &wish.2);
+        let guard = right.guard(repository);
         let _turn = self.turn().await?;
         let handle = self.swarms().clone().ok_or(IngestError::Stopping)?;
         let handle = &handle;
-        let registry = self.upstreams.registry(&repository.registry)?;
-        let mut held = self.held(&digest).await?;
+        let registry = self.policy.registry(repository, right)?;
+        let mut held = self.held(&digest, guard).await?;
         if let Some(whole) = held.as_ref().filter(|held| held.held.is_full()) {
             // Every piece was stored, and the end was not reached: no byte is needed from upstream.
             return self.conclude(lead, handle, whole.info).await;
         }
         let mut from = held.as_ref().map_or(0, first_missing);
         let mut pull = registry.pull(&repository.name, &digest, from).await?;
+        self.policy.given(repository, &digest, right);
         let geometry =
             Geometry::for_blob(pull.blob_bytes()).map_err(|error| UpstreamError::BadAnswer {
                 registry: repository.registry.clone(),
@@ -285,7 +351,7 @@ impl Inner {
             from = 0;
             pull = registry.pull(&repository.name, &digest, from).await?;
         }
-        let info = BlobInfo::sign(&self.key, digest, geometry);
+        let info = BlobInfo::sign_guarded(&self.key, digest, geometry, guard);
         let pin = self.store.pin(&digest);
         handle.seed(info).await.map_err(no_seed)?;
         lead.opened(info);
@@ -323,18 +389,25 @@ impl Inner {
         }
     }
 
-    /// What is left of an earlier attempt, if it is of use.
-    async fn held(&self, digest: &Digest) -> Result<Option<StoredBlob>, IngestError> {
+    /// What is left of an earlier attempt, if it is of use. Bytes that came under another guard are not: they would
+    /// come to be had by those who may not have them, or be kept from those who may.
+    async fn held(
+        &self,
+        digest: &Digest,
+        guard: Option<Guard>,
+    ) -> Result<Option<StoredBlob>, IngestError> {
         let Some(blob) = self.store.lookup(digest) else {
             return Ok(None);
         };
-        if blob.info.origin == self.key.peer_id() && !blob.complete {
-            return Ok(Some(blob));
-        }
-        if blob.info.origin != self.key.peer_id() {
+        if !self.is_ours(&blob) || (!blob.complete && blob.info.guard != guard) {
             self.discard(*digest).await?;
+            let handle = self.swarms().clone();
+            if let Some(handle) = handle {
+                handle.evicted(*digest).await;
+            }
+            return Ok(None);
         }
-        Ok(None)
+        Ok(Some(blob).filter(|blob| !blob.complete))
     }
 
     async fn discard(&self, digest: Digest) -> Result<(), IngestError> {

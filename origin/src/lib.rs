@@ -3,7 +3,7 @@
 //!
 //! An origin is a peer whose missing pieces come from upstream. Map: [`upstream`] asks registries; `coalesce` sees to
 //! it that each thing is asked once (I7); `ingest` turns a blob's bytes into signed pieces as they arrive; `manifests`
-//! answers for tags and manifests; `seeder` offers both to the peer machinery, `server` to HTTP clients. Credentials
+//! answers for tags and manifests; `policy` says who may have what; `seeder` offers both to the peer machinery, `server` to HTTP clients. Credentials
 //! of upstreams live here and nowhere else (I8).
 //!
 //! Not here: to whom pieces go, when, and how (that is `shoal_peer`, the same as in an agent).
@@ -18,6 +18,7 @@ mod flight;
 mod ingest;
 mod manifests;
 mod names;
+mod policy;
 mod run;
 mod seeder;
 mod server;

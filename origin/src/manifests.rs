@@ -2,29 +2,32 @@
 //!
 //! For: what design D11 says. A tag is asked of its registry at most once in `freshness`, by one coalesced HEAD; the
 //! body is fetched by digest, and only when the digest is new; when the registry cannot be asked, the last known
-//! digest is given for a bounded time, marked as stale. Not for: who may have it (that is `upstream::Registry`'s
-//! standing), or the routes of HTTP.
+//! digest is given for a bounded time, marked as stale. Not for: who may have it (that is `policy`; what is not for
+//! everyone goes through `private`), or the routes of HTTP.
 //!
 //! Invariants: a tag's digest comes only from its registry; a body is believed only after its digest was checked, by
 //! the fetch and again by the store on each read; a denial or an absence is never answered with an old copy.
 
 mod accept;
+mod private;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shoal_peer::store::{Store, StoreError};
-use shoal_peer::{ManifestAnswer, ManifestAsk, pool};
+use shoal_peer::{Audience, ManifestAnswer, ManifestAsk, pool};
 use shoal_proto::Digest;
 use shoal_proto::wire::{Refusal, RefusalCode};
 use tokio_util::task::TaskTracker;
 
 use self::accept::is_accepted;
+use self::private::Private;
 use crate::clock::WallClock;
 use crate::coalesce::CoalesceLimits;
 use crate::flight::Flights;
 use crate::names::{Reference, Repository};
+use crate::policy::{Policy, Right};
 use crate::upstream::manifest::FetchedManifest;
 use crate::upstream::{UpstreamError, Upstreams};
 
@@ -53,6 +56,7 @@ struct Found {
     manifest: FetchedManifest,
     age: Duration,
     stale: bool,
+    audience: Audience,
 }
 
 /// How long answers hold.
@@ -73,6 +77,8 @@ pub(crate) struct Manifests {
 #[derive(Debug)]
 struct Inner {
     upstreams: Arc<Upstreams>,
+    policy: Policy,
+    private: Arc<Private>,
     store: Store,
     freshness: Freshness,
     clock: WallClock,
@@ -85,13 +91,17 @@ struct Inner {
 impl Manifests {
     pub(crate) fn new(
         upstreams: Arc<Upstreams>,
+        policy: Policy,
         store: Store,
         freshness: Freshness,
         clock: WallClock,
         tasks: TaskTracker,
     ) -> Self {
+        let private = Private::new(policy.clone(), freshness, clock.clone(), tasks.clone());
         let inner = Inner {
             upstreams,
+            policy,
+            private,
             store,
             freshness,
             clock,
@@ -111,13 +121,21 @@ impl Manifests {
         let repository = Repository::parse(&ask.source.registry, &ask.source.repository)
             .map_err(|error| bad(error.to_string()))?;
         let reference = Reference::parse(&ask.reference).map_err(|error| bad(error.to_string()))?;
+        let credential = ask.source.authorization.as_ref();
+        let right = self.inner.policy.right(&repository.registry, credential);
         let find = async {
             self.inner.upstreams.check_allowed(&repository.registry)?;
-            match reference {
-                Reference::Digest(digest) => {
+            match (&right, reference) {
+                (Right::Caller(caller), reference) => {
+                    let private = &self.inner.private;
+                    private.answer(repository.clone(), reference, caller).await
+                }
+                (Right::Everyone, Reference::Digest(digest)) => {
                     Inner::digest(&self.inner, repository.clone(), digest).await
                 }
-                Reference::Tag(tag) => Inner::tag(&self.inner, repository.clone(), tag).await,
+                (Right::Everyone, Reference::Tag(tag)) => {
+                    Inner::tag(&self.inner, repository.clone(), tag).await
+                }
             }
         };
         let late = || UpstreamError::Unavailable {
@@ -131,7 +149,8 @@ impl Manifests {
             manifest,
             age,
             stale,
-        } = found.map_err(|error| error.to_refusal())?;
+            audience,
+        } = found.map_err(|error| right.refusal(&error))?;
         if !is_accepted(&ask.accept, &manifest.media_type) {
             let detail = format!(
                 "it is of type {}, which the Accept lines do not cover",
@@ -152,6 +171,7 @@ impl Manifests {
             body,
             age,
             stale,
+            audience,
         })
     }
 }
@@ -167,6 +187,7 @@ impl Inner {
             manifest,
             age: Duration::ZERO,
             stale: false,
+            audience: Audience::Anyone,
         })
     }
 
@@ -191,6 +212,7 @@ impl Inner {
                 manifest: manifest.clone(),
                 age: *age,
                 stale: false,
+                audience: Audience::Anyone,
             });
         }
         let (inner, job) = (Arc::clone(this), key.clone());
@@ -211,6 +233,7 @@ impl Inner {
                     manifest,
                     age: Duration::ZERO,
                     stale: false,
+                    audience: Audience::Anyone,
                 });
             }
             Ok(Err(error)) => error,
@@ -228,6 +251,7 @@ impl Inner {
                     manifest,
                     age,
                     stale: true,
+                    audience: Audience::Anyone,
                 })
             }
             _ => Err(error),

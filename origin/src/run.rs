@@ -15,7 +15,7 @@ use shoal_link::{Acceptor, Endpoint, EndpointOptions, Identity};
 use shoal_peer::store::disk::OsDisk;
 use shoal_peer::store::{Store, StoreError, StoreOptions};
 use shoal_peer::{Handle, PeerOptions};
-use shoal_proto::{Role, limits};
+use shoal_proto::{CallerKey, Role, limits};
 use shoal_tracker::cluster::{
     ClusterError, ClusterSecrets, OwnMembership, SecretFiles, random_bytes,
 };
@@ -28,6 +28,7 @@ use crate::clock::WallClock;
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::manifests::{Freshness, Manifests};
+use crate::policy::Policy;
 use crate::seeder::UpstreamSeeder;
 use crate::server::{self, RegistryServer};
 use crate::upstream::{Timeouts, Upstreams};
@@ -165,17 +166,18 @@ impl Origin {
             config.allow_any_upstream,
             timeouts(&config),
         ));
-        let (ingest, manifests) = seeding(&config, &upstreams, &store, &identity, tasks, shutdown);
-        options.seeder = Some(Arc::new(UpstreamSeeder {
-            ingest: ingest.clone(),
-            manifests: manifests.clone(),
-        }));
+        let callers = CallerKey::new(random_bytes()?);
+        let seeder = Arc::new(seeding(
+            &config, &upstreams, callers, &store, &identity, tasks, shutdown,
+        ));
+        let ingest = seeder.ingest.clone();
+        options.seeder = Some(Arc::<UpstreamSeeder>::clone(&seeder));
         let handle = shoal_peer::start(endpoint, store, options, shutdown.clone(), tasks);
         ingest.attach(handle.clone());
         start_registry(
             RegistryServer {
                 handle: handle.clone(),
-                manifests,
+                seeder,
             },
             listener,
             shutdown,
@@ -251,18 +253,19 @@ fn start_registry(
 fn seeding(
     config: &Config,
     upstreams: &Arc<Upstreams>,
+    callers: CallerKey,
     store: &Store,
     identity: &Identity,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) -> (Ingest, Manifests) {
-    let (upstreams, key) = (Arc::clone(upstreams), identity.origin_key());
-    let downloads = config.pull.downloads;
+) -> UpstreamSeeder {
+    let policy = Policy::new(Arc::clone(upstreams), callers);
     let ingest = Ingest::new(
-        Arc::clone(&upstreams),
+        Arc::clone(upstreams),
+        policy.clone(),
         store.clone(),
-        key,
-        downloads,
+        identity.origin_key(),
+        config.pull.downloads,
         tasks.clone(),
         shutdown.clone(),
     );
@@ -270,16 +273,19 @@ fn seeding(
         fresh_for: config.pull.tag_freshness.duration(),
         stale_if_error: config.pull.stale_if_error.duration(),
     };
-    (
+    let manifests = Manifests::new(
+        Arc::clone(upstreams),
+        policy.clone(),
+        store.clone(),
+        freshness,
+        WallClock::default(),
+        tasks.clone(),
+    );
+    UpstreamSeeder {
+        policy,
         ingest,
-        Manifests::new(
-            upstreams,
-            store.clone(),
-            freshness,
-            WallClock::default(),
-            tasks.clone(),
-        ),
-    )
+        manifests,
+    }
 }
 
 fn own_membership(config: &Config, identity: &Identity) -> OwnMembership {

@@ -2,8 +2,8 @@
 //!
 //! Not for: pieces; those go out by the same exchange as everybody's.
 //!
-//! The caller's own credential, where a peer sent one, is not used: policies `public` and `shared` need none. Policy
-//! `authorize` would check it here, before anything is answered.
+//! The caller's own credential, where a peer sent one, is used where the registry's policy is `authorize`, to ask that
+//! registry about the caller and for nothing else; `public` and `shared` do not look at it.
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -14,10 +14,12 @@ use shoal_proto::{Digest, PeerId};
 use crate::ingest::Ingest;
 use crate::manifests::Manifests;
 use crate::names::Repository;
+use crate::policy::Policy;
 
 /// Brings what peers ask for.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamSeeder {
+    pub(crate) policy: Policy,
     pub(crate) ingest: Ingest,
     pub(crate) manifests: Manifests,
 }
@@ -34,13 +36,13 @@ impl Seeder for UpstreamSeeder {
             let repository = Repository::parse(&source.registry, &source.repository)
                 .map_err(|error| Refusal::new(RefusalCode::BadRequest).with_detail(error.to_string()))?;
             tracing::debug!(caller = %caller.short(), digest = %digest.short(), stat, "a peer asks for a blob");
+            let right = self.policy.right(&repository.registry, source.authorization.as_ref());
             let answer = if stat {
-                self.ingest.stat(digest, &repository).await
+                self.ingest.stat(digest, &repository, &right).await
             } else {
-                let info = self.ingest.open(digest, &repository).await;
-                info.map(|info| OpenAnswer { info: Some(info), blob_bytes: info.geometry.blob_bytes() })
+                self.ingest.open(digest, &repository, &right).await
             };
-            answer.map_err(|error| error.to_refusal())
+            answer.map_err(|error| right.refusal(&error))
         }
         .boxed()
     }

@@ -3,12 +3,13 @@
 //! For: pulling through an origin without an agent, and for looking at it with `curl`. Not for: the client matrix that
 //! the agent's mirror serves; here there are manifests, and blobs whole or by one range, no more.
 //!
-//! Invariants: bytes leave only as the reader gives them, verified; `Content-Length` is always told; what fails before
+//! Invariants: what is not for everybody leaves only for a caller whose own credential its registry accepts; bytes leave only as the reader gives them, verified; `Content-Length` is always told; what fails before
 //! the first byte is a status with an OCI error body, what fails later cuts the body short.
 
 mod range;
 mod target;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -19,14 +20,14 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 use shoal_peer::{BlobReader, Handle, ManifestAsk, OpenError};
-use shoal_proto::wire::{Refusal, RefusalCode, Source};
+use shoal_proto::wire::{Refusal, RefusalCode, Secret, Source};
 use shoal_proto::{ByteRange, Digest, limits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::range::{Wanted, parse_range};
 use self::target::{Kind, Target};
-use crate::manifests::Manifests;
+use crate::seeder::UpstreamSeeder;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -37,7 +38,8 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(25);
 #[derive(Clone, Debug)]
 pub(crate) struct RegistryServer {
     pub(crate) handle: Handle,
-    pub(crate) manifests: Manifests,
+    /// What peers are answered by: a client here may have no more than they.
+    pub(crate) seeder: Arc<UpstreamSeeder>,
 }
 
 /// Serves until `shutdown`; answers under way are cut then, since their clients know how to go on elsewhere.
@@ -85,7 +87,11 @@ impl RegistryServer {
         let source = Source {
             registry: target.registry,
             repository: target.repository,
-            authorization: None,
+            authorization: headers
+                .get(header::AUTHORIZATION)
+                .map(HeaderValue::as_bytes)
+                .filter(|value| value.len() <= limits::AUTHORIZATION_BYTES_MAX)
+                .map(|value| Secret::new(value.to_vec())),
         };
         match target.kind {
             Kind::Blob(digest) => self.blob(digest, source, head, headers).await,
@@ -114,7 +120,7 @@ impl RegistryServer {
             accept,
             head,
         };
-        let answer = match self.manifests.answer(&ask).await {
+        let answer = match self.seeder.manifests.answer(&ask).await {
             Ok(answer) => answer,
             Err(refusal) => return refused(&refusal, "MANIFEST_UNKNOWN"),
         };
@@ -199,6 +205,18 @@ impl RegistryServer {
         source: Source,
         head: bool,
     ) -> Result<(u64, Option<BlobReader>), OpenError> {
+        let guarded = self
+            .handle
+            .shape(digest)
+            .await?
+            .is_some_and(|info| info.guard.is_some());
+        if guarded || self.seeder.policy.asks_callers(&source.registry) {
+            // What is here is not for everybody.
+            let answer = self.handle.permit(digest, source.clone()).await?;
+            if head {
+                return Ok((answer.blob_bytes, None));
+            }
+        }
         if head {
             return Ok((self.handle.stat(digest, source).await?, None));
         }
@@ -228,6 +246,16 @@ fn failed(failure: &OpenError) -> Response {
 /// A refusal for a client: what it may have elsewhere is not found here, what is broken here is unavailable.
 fn refused(refusal: &Refusal, unknown: &'static str) -> Response {
     match refusal.code {
+        RefusalCode::Denied if !refusal.challenge.is_empty() => {
+            let mut response = error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", &refusal.detail);
+            for line in refusal.challenge.lines() {
+                if let Ok(challenge) = HeaderValue::from_str(line) {
+                    let headers = response.headers_mut();
+                    headers.append(header::WWW_AUTHENTICATE, challenge);
+                }
+            }
+            response
+        }
         RefusalCode::Denied | RefusalCode::NotFound | RefusalCode::NotHeld => {
             error(StatusCode::NOT_FOUND, unknown, &refusal.detail)
         }

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod cluster;
+mod private;
 mod tags;
 
 use std::net::SocketAddr;
@@ -34,6 +35,10 @@ struct Stage {
 
 impl Stage {
     async fn start(dir: &Path, upstream: UpstreamEntry) -> Self {
+        Self::start_with(dir, vec![upstream]).await
+    }
+
+    async fn start_with(dir: &Path, upstream: Vec<UpstreamEntry>) -> Self {
         install_provider();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let origin = within(Origin::start(config(dir, upstream), &shutdown, &tasks))
@@ -75,12 +80,12 @@ impl Stage {
     }
 }
 
-fn config(dir: &Path, upstream: UpstreamEntry) -> Config {
+fn config(dir: &Path, upstream: Vec<UpstreamEntry>) -> Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut raw = RawConfig {
         data_dir: dir.to_owned(),
         registries: Vec::new(),
-        upstream: vec![upstream],
+        upstream,
         log: LogSection::default(),
         ..RawConfig::default()
     };

@@ -7,6 +7,7 @@
 //! answer is believed before it is checked against a digest; no request is without a deadline, no body without a cap.
 
 pub(crate) mod auth;
+pub(crate) mod caller;
 pub(crate) mod challenge;
 pub mod error;
 pub mod guard;
@@ -24,6 +25,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::Method;
 use reqwest::{Client, Url};
@@ -34,6 +36,7 @@ pub use self::error::UpstreamError;
 pub use self::request::Timeouts;
 
 use self::auth::{Auth, AuthOptions};
+use self::caller::Caller;
 use self::guard::{Guard, GuardedResolver};
 use self::limit::Circuit;
 use self::pull::{Pull, content_length};
@@ -41,15 +44,17 @@ use self::request::Call;
 use crate::config::{Access, UpstreamConfig};
 
 /// A registry, asked through one client with one set of rules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Registry {
-    config: UpstreamConfig,
+    config: Arc<UpstreamConfig>,
     base: Url,
     client: Client,
     guard: Arc<Guard>,
-    auth: Auth,
-    circuit: Circuit,
+    auth: Arc<Auth>,
+    circuit: Arc<Circuit>,
     timeouts: Timeouts,
+    /// In whose name it is asked, with that credential alone; nobody's: by the registry's policy.
+    caller: Option<Caller>,
 }
 
 impl Registry {
@@ -71,23 +76,33 @@ impl Registry {
                 detail,
             }
         })?;
-        let auth = Auth::new(AuthOptions {
+        let auth = Arc::new(Auth::new(AuthOptions {
             registry: config.registry.clone(),
             client: client.clone(),
             guard: Arc::clone(&guard),
             credentials: config.credentials.clone(),
             realm_hosts: config.realm_hosts.clone(),
             timeout: timeouts.header,
-        });
+        }));
         Ok(Self {
-            config,
+            config: Arc::new(config),
             base,
             client,
             guard,
             auth,
-            circuit: Circuit::default(),
+            circuit: Arc::default(),
             timeouts,
+            caller: None,
         })
+    }
+
+    /// The same registry, asked in the name of a caller: with its credential, and with none of ours.
+    #[must_use]
+    pub(crate) fn asked_by(&self, caller: Caller) -> Self {
+        Self {
+            caller: Some(caller),
+            ..self.clone()
+        }
     }
 
     /// The registry as image references name it.
@@ -107,7 +122,9 @@ impl Registry {
             {
                 Standing::Configured
             }
-            Access::Public | Access::Shared { .. } => Standing::Anonymous,
+            Access::Authorize { .. } | Access::Public | Access::Shared { .. } => {
+                Standing::Anonymous
+            }
         }
     }
 
@@ -290,6 +307,15 @@ impl Upstreams {
         Err(UpstreamError::NotAllowed {
             registry: name.chars().take(limits::REGISTRY_NAME_BYTES_MAX).collect(),
         })
+    }
+
+    /// How long a yes to a caller's credential holds, at a registry that is asked about each caller.
+    #[must_use]
+    pub(crate) fn asks_callers(&self, name: &str) -> Option<Duration> {
+        match self.listed.get(name)?.access {
+            Access::Authorize { hold } => Some(hold),
+            Access::Public | Access::Shared { .. } => None,
+        }
     }
 
     /// The registries that are listed, by name.

@@ -17,6 +17,7 @@ pub mod wire;
 mod bitfield;
 mod digest;
 mod geometry;
+mod guard;
 mod id;
 mod membership;
 mod node;
@@ -24,6 +25,7 @@ mod proof;
 mod swarm;
 mod time;
 mod token;
+mod verdicts;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ mod tests;
 pub use bitfield::{Bitfield, BitfieldError};
 pub use digest::{Digest, DigestAlgorithm, DigestError, DigestHasher};
 pub use geometry::{ByteRange, Geometry, GeometryError, PieceCount, PieceIndex};
+pub use guard::{CallerId, CallerKey, Guard};
 pub use id::{IdError, PeerId, Role, Zone};
 pub use membership::{Membership, MembershipError, SignedMembership, VouchedOrigins};
 pub use node::{
@@ -42,3 +45,4 @@ pub use proof::{
 };
 pub use time::Instant;
 pub use token::{ClusterKey, ClusterPublicKey, JoinToken, TokenError};
+pub use verdicts::Verdicts;

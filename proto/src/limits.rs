@@ -315,6 +315,19 @@ pub const INDEX_WAL_BYTES_MAX: u64 = 16 << 20;
 /// Files that the index keeps open.
 pub const INDEX_OPEN_FILES_MAX: i32 = 64;
 
+// ---------------------------------------------------------------- private images
+
+/// How long a yes to a caller's credential holds without asking its registry again: a revoked one works no longer.
+pub const VERDICT_HOLD_MAX: Duration = Duration::from_secs(300);
+/// Yeses remembered; the oldest goes first and is asked for again.
+pub const VERDICTS_MAX: usize = 65_536;
+/// Digests that an origin remembers to be in a repository by its registry's word; the oldest goes first.
+pub const BELONGINGS_MAX: usize = 65_536;
+/// Manifests of registries that ask each caller, which an origin keeps in memory alone, and their bytes.
+pub const PRIVATE_MANIFESTS_MAX: usize = 4096;
+/// All of them, in bytes.
+pub const PRIVATE_MANIFESTS_BYTES_MAX: usize = 64 << 20;
+
 // ---------------------------------------------------------------- the mirror
 
 /// Clients' connections at once; over it, a connection is closed at once, which sends its client to the next host.

@@ -13,9 +13,11 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use thiserror::Error;
 
 use crate::wire::{DecodeError, schema};
-use crate::{Digest, Geometry, PeerId, PieceIndex};
+use crate::{Digest, Geometry, Guard, PeerId, PieceIndex};
 
 const BLOB_DOMAIN: &[u8] = b"shoal blob v1\0";
+/// A domain of its own, so that a version that knows no guards refuses the shape instead of losing its guard.
+const GUARDED_BLOB_DOMAIN: &[u8] = b"shoal guarded blob v1\0";
 const PIECE_DOMAIN: &[u8] = b"shoal piece v1\0";
 
 /// How pieces are hashed. On the wire and on disk it has a number, so that another one can come.
@@ -123,6 +125,8 @@ pub struct BlobInfo {
     pub geometry: Geometry,
     /// How its pieces are hashed.
     pub piece_hash: PieceHashAlgorithm,
+    /// Whose word decides who may have it; nobody's, when anybody may.
+    pub guard: Option<Guard>,
     /// Who signed.
     pub origin: PeerId,
     /// Ed25519, over everything above but the signer.
@@ -130,23 +134,45 @@ pub struct BlobInfo {
 }
 
 impl BlobInfo {
-    /// States the shape of a blob.
+    /// States the shape of a blob that anybody may have.
     pub fn sign(key: &OriginKey, digest: Digest, geometry: Geometry) -> Self {
-        let piece_hash = PieceHashAlgorithm::Blake3;
-        let statement = blob_statement(BLOB_DOMAIN, &digest, &geometry, piece_hash);
-        Self {
+        Self::sign_guarded(key, digest, geometry, None)
+    }
+
+    /// States the shape of a blob, and whose word decides who may have it.
+    pub fn sign_guarded(
+        key: &OriginKey,
+        digest: Digest,
+        geometry: Geometry,
+        guard: Option<Guard>,
+    ) -> Self {
+        let mut info = Self {
             digest,
             geometry,
-            piece_hash,
+            piece_hash: PieceHashAlgorithm::Blake3,
+            guard,
             origin: key.peer_id(),
-            signature: key.0.sign(&statement).to_bytes(),
-        }
+            signature: [0; 64],
+        };
+        info.signature = key.0.sign(&info.statement()).to_bytes();
+        info
     }
 
     /// Did the origin that it names sign it?
     pub fn verify(&self) -> Result<(), ProofError> {
-        let statement = blob_statement(BLOB_DOMAIN, &self.digest, &self.geometry, self.piece_hash);
-        verify(&self.origin, &statement, &self.signature)
+        verify(&self.origin, &self.statement(), &self.signature)
+    }
+
+    fn statement(&self) -> Vec<u8> {
+        let domain = match self.guard {
+            None => BLOB_DOMAIN,
+            Some(_) => GUARDED_BLOB_DOMAIN,
+        };
+        let mut out = blob_statement(domain, &self.digest, &self.geometry, self.piece_hash);
+        if let Some(guard) = &self.guard {
+            out.put_slice(guard.as_bytes());
+        }
+        out
     }
 
     /// The wire form.
@@ -156,6 +182,9 @@ impl BlobInfo {
             blob_bytes: self.geometry.blob_bytes(),
             piece_bytes: self.geometry.piece_bytes(),
             piece_hash: u32::from(self.piece_hash.number()),
+            guard: self
+                .guard
+                .map_or_else(Bytes::new, |guard| Bytes::copy_from_slice(guard.as_bytes())),
             origin: Bytes::copy_from_slice(self.origin.as_bytes()),
             signature: Bytes::copy_from_slice(&self.signature),
         }
@@ -167,6 +196,7 @@ impl BlobInfo {
             digest: Digest::decode(&wire.digest)?,
             geometry: Geometry::try_new(wire.blob_bytes, wire.piece_bytes)?,
             piece_hash: PieceHashAlgorithm::from_number(wire.piece_hash)?,
+            guard: Guard::decode(&wire.guard)?,
             origin: PeerId::from_bytes(&wire.origin)?,
             signature: signature_from(&wire.signature)?,
         })
@@ -279,6 +309,30 @@ mod tests {
             Digest::of(DigestAlgorithm::Sha256, b"x"),
             Geometry::for_blob(bytes).unwrap(),
         )
+    }
+
+    #[test]
+    fn a_guard_can_be_neither_taken_off_nor_put_on_nor_changed() {
+        let key = OriginKey::from_secret(&[1; 32]);
+        let open = blob(&key, 3 << 20);
+        let guard = Some(Guard::of_registry("a.test"));
+        let guarded = BlobInfo::sign_guarded(&key, open.digest, open.geometry, guard);
+        assert_eq!(guarded.verify(), Ok(()));
+        assert_eq!(BlobInfo::from_wire(&guarded.to_wire()), Ok(guarded));
+        let other = Some(Guard::of_registry("b.test"));
+        for forged in [
+            BlobInfo {
+                guard: None,
+                ..guarded
+            },
+            BlobInfo {
+                guard: other,
+                ..guarded
+            },
+            BlobInfo { guard, ..open },
+        ] {
+            assert_eq!(forged.verify(), Err(ProofError::Signature));
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub mod schema {
 
 use thiserror::Error;
 
-pub use answer::{Answer, ManifestAnswer, OpenAnswer, Refusal};
+pub use answer::{Answer, Audience, ManifestAnswer, OpenAnswer, Refusal};
 pub use ask::{Ask, ManifestAsk, Secret, Source};
 pub use code::{Blame, CloseCode, RefusalCode};
 pub use frame::{FrameDecoder, encode_frame};

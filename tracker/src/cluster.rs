@@ -215,12 +215,7 @@ pub fn unix_now() -> u64 {
 /// # Errors
 /// The system gives none.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N], ClusterError> {
-    let mut out = [0; N];
-    rustls::crypto::aws_lc_rs::default_provider()
-        .secure_random
-        .fill(&mut out)
-        .map_err(|_| ClusterError::NoRandomness)?;
-    Ok(out)
+    shoal_link::random_bytes().ok_or(ClusterError::NoRandomness)
 }
 
 fn exists(path: &Path) -> Result<bool, ClusterError> {

@@ -44,6 +44,16 @@ pub enum IdentityError {
     },
 }
 
+/// Random bytes of the library that TLS uses, for a secret of this process; `None` when the system has none to give.
+pub fn random_bytes<const N: usize>() -> Option<[u8; N]> {
+    let mut out = [0; N];
+    rustls::crypto::aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut out)
+        .ok()?;
+    Some(out)
+}
+
 impl Identity {
     /// A new key, kept nowhere.
     pub fn generate() -> Option<Self> {

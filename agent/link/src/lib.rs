@@ -26,6 +26,6 @@ pub use dial::{DialError, Expect};
 pub use endpoint::{BindError, Endpoint, EndpointOptions};
 pub use framed::{ControlReceiver, ControlSender, FrameError, Framed, RecvHalf, SendHalf};
 pub use handshake::HandshakeError;
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, random_bytes};
 pub use link::{AnswerStream, AskStream, Connected, Link, LinkError};
 pub use tls::TlsError;

@@ -23,7 +23,7 @@ use crate::cursor::{Cursor, Seat};
 use crate::driver::report::Command;
 use crate::exchange::budget::ByteBudget;
 use crate::exchange::origins;
-use crate::options::{ManifestAnswer, ManifestAsk, Seeder};
+use crate::options::{ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
 use crate::pool;
 use crate::reader::BlobReader;
 use crate::status::Status;
@@ -111,19 +111,29 @@ impl Handle {
 
     /// The length of a blob. Starts no download.
     pub async fn stat(&self, digest: Digest, source: Source) -> Result<u64, OpenError> {
+        if let Some(info) = self.shape(digest).await? {
+            return Ok(info.geometry.blob_bytes());
+        }
+        let answer = self.permit(digest, source).await?;
+        Ok(answer.blob_bytes)
+    }
+
+    /// A blob's shape as far as it is known here, stored or coming. Asks nobody.
+    pub async fn shape(&self, digest: Digest) -> Result<Option<BlobInfo>, OpenError> {
         if let Some(blob) = self.shared.store.lookup(&digest) {
-            return Ok(blob.info.geometry.blob_bytes());
+            return Ok(Some(blob.info));
         }
         let (reply, shape) = oneshot::channel();
         self.send(Command::Shape { digest, reply }).await?;
-        if let Ok(Some(info)) = shape.await {
-            return Ok(info.geometry.blob_bytes());
-        }
+        Ok(shape.await.ok().flatten())
+    }
+
+    /// Whether a caller may have a blob from this repository, by the word of an origin, which is asked even when the
+    /// blob is here. Starts no download.
+    pub async fn permit(&self, digest: Digest, source: Source) -> Result<OpenAnswer, OpenError> {
         if let Some(seeder) = &self.shared.seeder {
             let answer = seeder.open(self.me(), digest, source, true).await;
-            return answer
-                .map(|answer| answer.blob_bytes)
-                .map_err(OpenError::Refused);
+            return answer.map_err(OpenError::Refused);
         }
         origins::stat(self, digest, source).await
     }

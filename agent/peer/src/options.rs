@@ -11,7 +11,7 @@ use shoal_link::{Credentials, Identity};
 use shoal_proto::wire::{PeerAddress, Refusal, Source};
 use shoal_proto::{Digest, JoinToken, PeerId, Role, Zone};
 
-pub use shoal_proto::wire::{ManifestAnswer, ManifestAsk, OpenAnswer};
+pub use shoal_proto::wire::{Audience, ManifestAnswer, ManifestAsk, OpenAnswer};
 
 /// Who we are, whom we know, and how much we may use.
 #[derive(Clone)]
@@ -77,7 +77,8 @@ impl fmt::Debug for PeerOptions {
 /// [`OPEN_DEADLINE`](shoal_proto::limits::OPEN_DEADLINE); a caller that goes away drops the future.
 pub trait Seeder: Send + Sync {
     /// Sees to it that the blob's pieces come (by [`Handle::seed`](crate::Handle::seed) and
-    /// [`Handle::ingested`](crate::Handle::ingested)), and tells its shape. With `stat`, only the length is asked.
+    /// [`Handle::ingested`](crate::Handle::ingested)), and tells its shape. With `stat`, only the length is asked, and
+    /// whether the caller may have it.
     fn open(
         &self,
         caller: PeerId,

@@ -2,7 +2,8 @@
 //!
 //! Holds: the head of an answer leaves only when its first byte is at hand, or not at all, so that everything that can
 //! be refused is refused with a status; after it, the only failure is a body cut short. The one exception is a range
-//! beside other open answers of its blob (`started`). A length is always told.
+//! beside other open answers of its blob (`started`). A length is always told, but nothing at all to a client that may
+//! not have the blob (`guarded`).
 //! Not here: where the bytes come from (`shoal_peer`).
 
 use axum::body::Body;
@@ -22,6 +23,7 @@ use super::multipart::multipart;
 use super::name::RegistryName;
 use super::observe::{FirstFrom, Observation};
 use super::pour::{HeldBefore, Opener, Pour, PourError};
+use super::pulse::Patience;
 use super::range::{self, Selection};
 use super::reply::{CONTENT_DIGEST, Failure, Fallthrough};
 
@@ -77,6 +79,10 @@ impl Mirror {
             self.pulse
                 .failed(ask.registry, patience, failure, Instant::now());
         };
+        if let Err(failure) = self.admit(&ask, patience).await {
+            failed(&failure);
+            return refuse(&failure, &mut seen);
+        }
         if ask.head {
             let asked = self.handle.stat(ask.digest, ask.source.clone());
             let length = timeout_at(patience.deadline(), asked).await;
@@ -98,6 +104,7 @@ impl Mirror {
                 Err(error) => {
                     let failure = Failure::of_open(&error);
                     failed(&failure);
+                    self.guarded.learn_from(ask.registry, &failure);
                     refuse(&failure, &mut seen)
                 }
             };
@@ -105,9 +112,13 @@ impl Mirror {
         let wanted = wanted_range(ask.headers, &ask.digest);
         let prepared = timeout_at(patience.deadline(), self.prepare(&ask, &held, wanted)).await;
         match prepared.unwrap_or_else(|_| Err(Failure::late())) {
-            Ok(prepared) => self.answer_with(prepared, ask, held, seen),
+            Ok(prepared) => match self.admit(&ask, patience).await {
+                Ok(()) => self.answer_with(prepared, ask, held, seen),
+                Err(failure) => refuse(&failure, &mut seen),
+            },
             Err(failure) => {
                 failed(&failure);
+                self.guarded.learn_from(ask.registry, &failure);
                 match self.cut_instead(&ask.digest, wanted) {
                     Some(response) => {
                         seen.status(response.status());
@@ -118,6 +129,20 @@ impl Mirror {
                 }
             }
         }
+    }
+
+    /// Whether the client may have the blob. Asked before it is opened, so that one who may not costs the swarm
+    /// nothing, and again when it is open, since only then is it certain whether somebody guards it.
+    async fn admit(&self, ask: &BlobAsk<'_>, patience: Patience) -> Result<(), Failure> {
+        self.guarded
+            .admit(
+                &self.handle,
+                ask.registry,
+                ask.digest,
+                &ask.source,
+                patience.deadline(),
+            )
+            .await
     }
 
     /// Opens what is asked for and waits for its first bytes.
@@ -291,10 +316,18 @@ impl Mirror {
     /// Brings a blob onto this node for later; answers when it is whole.
     pub(crate) async fn preheat(
         &self,
+        registry: &RegistryName,
         digest: Digest,
         source: Source,
         mut seen: Observation,
     ) -> Response<Body> {
+        let patience = self.patience(registry, seen.start());
+        let admitted =
+            self.guarded
+                .admit(&self.handle, registry, digest, &source, patience.deadline());
+        if let Err(failure) = admitted.await {
+            return refuse(&failure, &mut seen);
+        }
         let held = self
             .handle
             .store()
@@ -312,7 +345,11 @@ impl Mirror {
                 let body = serde_json::json!({ "digest": digest.to_string(), "bytes": blob_bytes, "was_held": held });
                 super::reply::json_response(StatusCode::OK, body.to_string())
             }
-            Err(error) => refuse(&Failure::of_open(&error), &mut seen),
+            Err(error) => {
+                let failure = Failure::of_open(&error);
+                self.guarded.learn_from(registry, &failure);
+                refuse(&failure, &mut seen)
+            }
         }
     }
 }

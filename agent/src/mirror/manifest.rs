@@ -2,7 +2,8 @@
 //!
 //! Holds: a body leaves only when its digest is checked, also by tag; its media type is what upstream said, without
 //! parameters, since one wrong type breaks a pull with no way out. What a tag points to comes from an origin's
-//! word alone, and outlives it by `stale_if_error`, with a `Warning`.
+//! word alone, and outlives it by `stale_if_error`, with a `Warning`. What an origin answers for one caller alone is
+//! not kept: the next one is asked about.
 //! Not here: negotiation with upstreams, freshness of tags (the origin's).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, WARNING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use shoal_peer::{ManifestAnswer, ManifestAsk, pool};
+use shoal_peer::{Audience, ManifestAnswer, ManifestAsk, pool};
 use shoal_proto::Digest;
 use shoal_proto::wire::Source;
 use tokio::time::{Instant, timeout_at};
@@ -43,6 +44,7 @@ struct Found {
     body: Option<Bytes>,
     /// The tag could not be confirmed for this long.
     stale_for: Option<Duration>,
+    audience: Audience,
 }
 
 /// What the store keeps of a tag: `<digest> <when upstream confirmed it, seconds since the epoch>`.
@@ -71,9 +73,11 @@ impl Mirror {
         let asked = self.ask_origin(&wish, &accept, patience.deadline()).await;
         match &asked {
             Ok(_) => self.pulse.answered(registry),
-            Err(failure) => self
-                .pulse
-                .failed(registry, patience, failure, Instant::now()),
+            Err(failure) => {
+                self.guarded.learn_from(registry, failure);
+                self.pulse
+                    .failed(registry, patience, failure, Instant::now());
+            }
         }
         match asked {
             Ok(found) => {
@@ -100,6 +104,7 @@ impl Mirror {
             length,
             body: Some(body),
             stale_for: None,
+            audience: Audience::Anyone,
         })
     }
 
@@ -130,7 +135,11 @@ impl Mirror {
         let stale_for = answer.stale.then_some(answer.age);
         let age = answer.age;
         let found = check(&wish.reference, answer, ask.head, stale_for)?;
-        self.remember(wish, &found, age).await;
+        match found.audience {
+            Audience::Anyone => self.remember(wish, &found, age).await,
+            // Kept by nobody: the next caller is asked about.
+            Audience::Caller { .. } => self.guarded.learn(&wish.target.registry),
+        }
         Ok(found)
     }
 
@@ -248,6 +257,7 @@ fn check(
         length: answer.length,
         body,
         stale_for,
+        audience: answer.audience,
     })
 }
 
@@ -341,6 +351,7 @@ mod tests {
             body: Bytes::from_static(body),
             age: Duration::ZERO,
             stale: false,
+            audience: Audience::Anyone,
         }
     }
 

@@ -106,7 +106,8 @@ pub(crate) struct Failure {
     pub(crate) code: OciCode,
     pub(crate) reason: Fallthrough,
     message: String,
-    challenge: Option<HeaderValue>,
+    /// Upstream's own words, a header each.
+    challenges: Vec<HeaderValue>,
 }
 
 impl Failure {
@@ -116,7 +117,7 @@ impl Failure {
             code,
             reason,
             message: message.into(),
-            challenge: None,
+            challenges: Vec::new(),
         }
     }
 
@@ -127,7 +128,7 @@ impl Failure {
             code: OciCode::Unavailable,
             reason,
             message: message.into(),
-            challenge: None,
+            challenges: Vec::new(),
         }
     }
 
@@ -206,21 +207,21 @@ impl Failure {
                 Fallthrough::BadRequest,
                 detail("not a question for an origin"),
             ),
-            RefusalCode::Denied => match HeaderValue::from_str(&refusal.challenge) {
-                Ok(challenge) if !challenge.is_empty() => Self {
+            RefusalCode::Denied => match challenges_of(refusal) {
+                challenges if challenges.is_empty() => Self::cannot(
+                    kind.unknown(),
+                    Fallthrough::Denied,
+                    "not shared by this mirror; ask the upstream",
+                ),
+                challenges => Self {
                     status: StatusCode::UNAUTHORIZED,
-                    challenge: Some(challenge),
+                    challenges,
                     ..Self::cannot(
                         OciCode::Unauthorized,
                         Fallthrough::Denied,
                         "the upstream wants to know who asks",
                     )
                 },
-                _ => Self::cannot(
-                    kind.unknown(),
-                    Fallthrough::Denied,
-                    "not shared by this mirror; ask the upstream",
-                ),
             },
             RefusalCode::Busy
             | RefusalCode::Injected
@@ -236,13 +237,18 @@ impl Failure {
     pub(crate) fn to_response(&self) -> Response<Body> {
         let body = json!({ "errors": [{ "code": self.code.as_str(), "message": format!("shoal: {}", self.message) }] });
         let mut response = json_response(self.status, body.to_string());
-        if let Some(challenge) = &self.challenge {
+        for challenge in &self.challenges {
             response
                 .headers_mut()
-                .insert(WWW_AUTHENTICATE, challenge.clone());
+                .append(WWW_AUTHENTICATE, challenge.clone());
         }
         response
     }
+}
+
+fn challenges_of(refusal: &Refusal) -> Vec<HeaderValue> {
+    let lines = refusal.challenge.lines();
+    lines.filter_map(|line| line.parse().ok()).collect()
 }
 
 impl From<RouteError> for Failure {
@@ -337,12 +343,17 @@ mod tests {
         let challenge =
             "Bearer realm=\"https://auth.test/token\",service=\"s\",scope=\"repository:a:pull\"";
         let refusal = Refusal {
-            challenge: challenge.to_owned(),
+            challenge: format!("{challenge}\nBasic realm=\"b\""),
             ..Refusal::new(RefusalCode::Denied)
         };
         let response = Failure::of_manifest(&ManifestError::Refused(refusal)).to_response();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
+        let relayed: Vec<_> = response
+            .headers()
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .collect();
+        assert_eq!(relayed, [challenge, "Basic realm=\"b\""]);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@
 mod blobs;
 mod http;
 mod manifests;
+mod private;
 mod routing;
 mod suite;
 mod world;

@@ -198,8 +198,11 @@ async fn a_challenge_of_the_upstream_is_relayed_and_the_callers_credential_goes_
     );
     assert_eq!(reply.header("www-authenticate"), Some(challenge));
     assert!(!String::from_utf8_lossy(&reply.body).contains("canary"));
+    // Only now is it known that this registry wants one.
+    get(world.addr, &by(&"v1"), &["Authorization: Bearer canary"]).await;
     let asks = world.upstream.manifest_asks();
-    let told = asks[0]
+    assert_eq!(asks[0].source.authorization, None);
+    let told = asks[1]
         .source
         .authorization
         .as_ref()

@@ -3,7 +3,7 @@
 //! The seeder hashes, signs and stores pieces as an origin does; everything that the mirror is asked goes through the
 //! same store, driver and readers as in a cluster. What is not here is the network between two members.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,9 +16,11 @@ use futures_util::future::BoxFuture;
 use shoal_agent::Agent;
 use shoal_agent::config::{Config, ListenEntry, RawConfig};
 use shoal_daemon::config::{ByteSize, Span};
-use shoal_peer::{Handle, ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
+use shoal_peer::{Audience, Handle, ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
 use shoal_proto::wire::{Refusal, RefusalCode, Source};
-use shoal_proto::{BlobInfo, Digest, DigestAlgorithm, Geometry, PeerId, PieceHasher, PieceProof};
+use shoal_proto::{
+    BlobInfo, Digest, DigestAlgorithm, Geometry, Guard, PeerId, PieceHasher, PieceProof,
+};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +59,18 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::of(DigestAlgorithm::Sha256, bytes)
 }
 
+/// `registry.test` is asked about each caller: which credential may read which repository.
+#[derive(Default)]
+pub(crate) struct Door {
+    pub(crate) readers: BTreeSet<(String, String)>,
+    /// How long a yes may be remembered.
+    pub(crate) hold: Duration,
+}
+
+/// What a caller without a credential is told.
+pub(crate) const CHALLENGE: &str =
+    "Bearer realm=\"https://auth.test/token\",service=\"registry.test\"";
+
 /// What the registry in memory has, and how it behaves.
 #[derive(Default)]
 pub(crate) struct Upstream {
@@ -64,6 +78,8 @@ pub(crate) struct Upstream {
     manifests: Mutex<HashMap<String, (String, Bytes)>>,
     /// What every question is answered with, instead.
     refusal: Mutex<Option<Refusal>>,
+    /// Who is let in, where callers are asked about.
+    pub(crate) door: Mutex<Option<Door>>,
     /// Every manifest's bytes are wrong.
     pub(crate) forge: std::sync::atomic::AtomicBool,
     /// Each piece takes a permit, where there is a gate.
@@ -106,6 +122,38 @@ impl Upstream {
         let gate = Arc::new(Semaphore::new(0));
         *self.gate.lock().unwrap() = Some(Arc::clone(&gate));
         gate
+    }
+
+    /// From now on callers are asked about; each of these may read its repository.
+    pub(crate) fn guard(&self, hold: Duration, readers: &[(&str, &str)]) {
+        let readers = readers
+            .iter()
+            .map(|(repository, credential)| ((*repository).to_owned(), (*credential).to_owned()))
+            .collect();
+        *self.door.lock().unwrap() = Some(Door { readers, hold });
+    }
+
+    /// The policy's word: as an origin gives it for `public`, or for `authorize`.
+    fn admit(&self, source: &Source) -> Result<(Audience, Option<Guard>), Refusal> {
+        let door = self.door.lock().unwrap();
+        let Some(door) = door.as_ref().filter(|_| source.registry == "registry.test") else {
+            return Ok((Audience::Anyone, None));
+        };
+        let Some(secret) = &source.authorization else {
+            return Err(Refusal {
+                challenge: CHALLENGE.to_owned(),
+                ..Refusal::new(RefusalCode::Denied)
+            });
+        };
+        let credential = String::from_utf8(secret.expose().to_vec()).unwrap();
+        if !door
+            .readers
+            .contains(&(source.repository.clone(), credential))
+        {
+            return Err(Refusal::new(RefusalCode::NotFound));
+        }
+        let guard = Guard::of_registry(&source.registry);
+        Ok((Audience::Caller { hold: door.hold }, Some(guard)))
     }
 
     pub(crate) fn asked(&self) -> usize {
@@ -157,7 +205,7 @@ impl Seeder for Upstream {
         &self,
         _: PeerId,
         digest: Digest,
-        _: Source,
+        source: Source,
         stat: bool,
     ) -> BoxFuture<'_, Result<OpenAnswer, Refusal>> {
         async move {
@@ -165,21 +213,20 @@ impl Seeder for Upstream {
             if let Some(refusal) = self.refusal.lock().unwrap().clone() {
                 return Err(refusal);
             }
+            let (audience, guard) = self.admit(&source)?;
             let blob = self.blobs.lock().unwrap().get(&digest).cloned();
             let blob = blob.ok_or_else(|| Refusal::new(RefusalCode::NotFound))?;
             let blob_bytes = blob.len() as u64;
             let handle = self.handle.get().expect("the agent has started");
-            let info = BlobInfo::sign(
-                &handle.key(),
-                digest,
-                Geometry::for_blob(blob_bytes).unwrap(),
-            );
+            let geometry = Geometry::for_blob(blob_bytes).unwrap();
+            let info = BlobInfo::sign_guarded(&handle.key(), digest, geometry, guard);
             if !stat {
                 self.begin(handle, info, blob).await;
             }
             Ok(OpenAnswer {
                 info: Some(info),
                 blob_bytes,
+                audience,
             })
         }
         .boxed()
@@ -195,6 +242,7 @@ impl Seeder for Upstream {
             if let Some(refusal) = self.refusal.lock().unwrap().clone() {
                 return Err(refusal);
             }
+            let (audience, _) = self.admit(&ask.source)?;
             let found = self.manifests.lock().unwrap().get(&ask.reference).cloned();
             let (media_type, body) = found.ok_or_else(|| Refusal::new(RefusalCode::NotFound))?;
             let digest = sha256(&body);
@@ -212,6 +260,7 @@ impl Seeder for Upstream {
                 body,
                 age: Duration::ZERO,
                 stale: false,
+                audience,
             })
         }
         .boxed()

@@ -294,6 +294,7 @@ fn info(scenario: &Scenario) -> BlobInfo {
     BlobInfo {
         digest: Digest::of(DigestAlgorithm::Sha256, b"simulated"),
         geometry: scenario.geometry,
+        guard: None,
         piece_hash: PieceHashAlgorithm::Blake3,
         origin: member::name(ORIGIN),
         // Nobody in here checks signatures: that is the driver's, and every driver is us.

@@ -1,15 +1,17 @@
 //! What is said of one registry: `[[upstream]]` as written, and as the origin asks it.
 //!
 //! Policies: `public` (the default) shares what anybody may read; `shared` uses this origin's own credential for the
-//! repositories listed, and so shares those with the whole cluster. The third of the design, `authorize`, checks each
-//! caller's own credential; it will be a further variant of [`Access`], decided where `Registry::standing` is.
+//! repositories listed, and so shares those with the whole cluster; `authorize` asks the registry about each caller,
+//! with the caller's own credential. docs/SECURITY.md says what each keeps from whom.
 
 mod pattern;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use shoal_daemon::config::Span;
 use shoal_proto::limits;
 
 pub use self::pattern::RepositoryPattern;
@@ -28,8 +30,11 @@ pub struct UpstreamEntry {
     pub plain_http: bool,
     /// Whether it may redirect to private addresses; unsaid, only when it has one itself.
     pub private_addresses: Option<bool>,
-    /// Who may have its content: `public` or `shared`.
+    /// Who may have its content: `public`, `shared` or `authorize`.
     pub access: AccessKind,
+    /// With `authorize`: how long the registry's yes to a caller's credential holds, at most five minutes. A revoked
+    /// credential works no longer than that.
+    pub verdict_hold: Option<Span>,
     /// With `shared`: the repositories fetched with the credential; `*` stands for anything.
     pub repositories: Vec<String>,
     /// With `shared`: the user.
@@ -46,6 +51,8 @@ pub struct UpstreamEntry {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessKind {
+    /// What the registry lets each caller read, asked with the caller's own credential.
+    Authorize,
     /// What anybody may read.
     #[default]
     Public,
@@ -56,6 +63,11 @@ pub enum AccessKind {
 /// Who may have the content of a registry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Access {
+    /// Each caller, what its own credential may read upstream.
+    Authorize {
+        /// How long the registry's yes to a credential holds.
+        hold: Duration,
+    },
     /// Everybody in the cluster, what anybody may read upstream.
     Public,
     /// Everybody in the cluster, what the configured user may read, of these repositories.
@@ -90,6 +102,10 @@ pub enum UpstreamRefusal {
     CredentialUnused { registry: String },
     #[error("upstream {registry}: `username` and `password_file` go together; give both or none")]
     CredentialHalf { registry: String },
+    #[error(
+        "upstream {registry}: verdict_hold = {hold} does not fit: it goes with access = \"authorize\" and is at most 5m, since a revoked credential works for so long"
+    )]
+    Hold { registry: String, hold: Span },
     #[error(
         "`{registry}` is not a registry's name; write host or host:port, as in image references"
     )]
@@ -185,9 +201,21 @@ impl TryFrom<UpstreamEntry> for UpstreamConfig {
             (None, None) => None,
             _ => return Err(UpstreamRefusal::CredentialHalf { registry }),
         };
+        let hold = entry
+            .verdict_hold
+            .map_or(limits::VERDICT_HOLD_MAX, Span::duration);
+        if let Some(span) = entry.verdict_hold
+            && (entry.access != AccessKind::Authorize || hold > limits::VERDICT_HOLD_MAX)
+        {
+            return Err(UpstreamRefusal::Hold {
+                registry,
+                hold: span,
+            });
+        }
         let access = match (entry.access, &credentials) {
             (AccessKind::Public, None) => Access::Public,
-            (AccessKind::Public, Some(_)) => {
+            (AccessKind::Authorize, None) => Access::Authorize { hold },
+            (AccessKind::Authorize | AccessKind::Public, Some(_)) => {
                 return Err(UpstreamRefusal::CredentialUnused { registry });
             }
             (AccessKind::Shared, Some(_)) if !entry.repositories.is_empty() => Access::Shared {
@@ -319,6 +347,48 @@ mod tests {
         ] {
             assert!(is_registry_name(good), "{good}");
         }
+    }
+
+    #[test]
+    fn a_yes_holds_for_five_minutes_at_most_and_only_where_callers_are_asked_about() {
+        let authorize = UpstreamEntry {
+            access: AccessKind::Authorize,
+            ..entry("x")
+        };
+        let hold_of = |verdict_hold| {
+            let entry = UpstreamEntry {
+                verdict_hold,
+                ..authorize.clone()
+            };
+            UpstreamConfig::try_from(entry).map(|config| config.access)
+        };
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (hold, expected) in [
+            (None, minutes(5)),
+            (Some(Span::secs(0)), minutes(0)),
+            (Some(Span::secs(300)), minutes(5)),
+        ] {
+            assert_eq!(hold_of(hold).unwrap(), Access::Authorize { hold: expected });
+        }
+        let error = hold_of(Some(Span::secs(301))).unwrap_err().to_string();
+        assert!(error.contains("at most 5m"), "{error}");
+        let elsewhere = UpstreamEntry {
+            verdict_hold: Some(Span::secs(1)),
+            ..entry("x")
+        };
+        assert!(matches!(
+            UpstreamConfig::try_from(elsewhere),
+            Err(UpstreamRefusal::Hold { .. })
+        ));
+        let with_our_own = UpstreamEntry {
+            username: Some("u".into()),
+            password_file: Some(PathBuf::from("/p")),
+            ..authorize
+        };
+        assert!(matches!(
+            UpstreamConfig::try_from(with_our_own),
+            Err(UpstreamRefusal::CredentialUnused { .. })
+        ));
     }
 
     #[test]

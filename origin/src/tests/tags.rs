@@ -11,6 +11,7 @@ use http::Method;
 use shoal_peer::store::disk::OsDisk;
 use shoal_peer::store::{Store, StoreOptions};
 use shoal_peer::{ManifestAnswer, ManifestAsk};
+use shoal_proto::CallerKey;
 use shoal_proto::wire::{Refusal, RefusalCode};
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +19,7 @@ use super::{source, within};
 use crate::clock::WallClock;
 use crate::config::UpstreamConfig;
 use crate::manifests::{Freshness, Manifests};
+use crate::policy::Policy;
 use crate::upstream::scripted::{Scripted, digest_of, impatient, install_provider, status};
 use crate::upstream::{Timeouts, Upstreams};
 
@@ -108,7 +110,15 @@ impl Desk {
             fresh_for: Duration::from_secs(30),
             stale_if_error: Duration::from_secs(24 * 3_600),
         };
-        let manifests = Manifests::new(upstreams, store, freshness, clock, TaskTracker::new());
+        let policy = Policy::new(Arc::clone(&upstreams), CallerKey::new([1; 32]));
+        let manifests = Manifests::new(
+            upstreams,
+            policy,
+            store,
+            freshness,
+            clock,
+            TaskTracker::new(),
+        );
         Self {
             manifests,
             now_ms,

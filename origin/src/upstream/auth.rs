@@ -83,6 +83,13 @@ pub(crate) struct Authorization {
     serial: u64,
 }
 
+impl Authorization {
+    /// A header that is not ours to renew.
+    pub(crate) fn of_caller(header: HeaderValue) -> Self {
+        Self { header, serial: 0 }
+    }
+}
+
 impl std::fmt::Debug for Authorization {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Authorization(redacted)")

@@ -29,6 +29,14 @@ pub enum UpstreamError {
         /// What was wrong with it.
         detail: String,
     },
+    /// Upstream wants another credential of the caller than it sent, or one at all.
+    #[error("{registry} asks the caller for a credential that it accepts")]
+    Challenged {
+        /// The registry asked.
+        registry: String,
+        /// Its challenges word for word, one a line.
+        challenge: String,
+    },
     /// Upstream does not let us.
     #[error(
         "{registry} denies it (HTTP {status}); make it public there, or list it under `shared` with a credential"
@@ -114,6 +122,7 @@ impl UpstreamError {
             Self::NotAllowed { .. } => Blame::Asker,
             Self::ForbiddenAddress { .. } | Self::Full | Self::TooLarge { .. } => Blame::Origin,
             Self::BadAnswer { .. }
+            | Self::Challenged { .. }
             | Self::Denied { .. }
             | Self::NoLength { .. }
             | Self::NotFound { .. }
@@ -131,7 +140,8 @@ impl UpstreamError {
             Self::Full => Some(Duration::from_secs(1)),
             Self::Unavailable { .. } => Some(Duration::from_secs(2)),
             Self::BadAnswer { .. } => Some(Duration::from_secs(10)),
-            Self::Denied { .. }
+            Self::Challenged { .. }
+            | Self::Denied { .. }
             | Self::ForbiddenAddress { .. }
             | Self::NoLength { .. }
             | Self::NotAllowed { .. }
@@ -158,6 +168,8 @@ impl UpstreamError {
                 Duration::from_secs(10)
             }
             Self::Throttled { retry_after, .. } => (*retry_after).min(Duration::from_secs(10)),
+            // Whoever comes again comes with another credential, for which nothing is held.
+            Self::Challenged { .. } => Duration::from_secs(5),
             Self::Full => Duration::ZERO,
             Self::Unavailable { .. } => Duration::from_secs(1),
             Self::BadAnswer { .. }
@@ -174,9 +186,10 @@ impl UpstreamError {
     #[must_use]
     pub fn to_refusal(&self) -> Refusal {
         let code = match self {
-            Self::Denied { .. } | Self::NotAllowed { .. } | Self::ForbiddenAddress { .. } => {
-                RefusalCode::Denied
-            }
+            Self::Challenged { .. }
+            | Self::Denied { .. }
+            | Self::NotAllowed { .. }
+            | Self::ForbiddenAddress { .. } => RefusalCode::Denied,
             // What the digest names is not there, whatever is: to ask again would not bring it.
             Self::NotFound { .. } | Self::WrongDigest { .. } => RefusalCode::NotFound,
             Self::BadAnswer { .. }
@@ -189,6 +202,25 @@ impl UpstreamError {
         let mut refusal = Refusal::new(code).with_detail(self.to_string());
         refusal.retry_after = self.retry_after().unwrap_or_default();
         refusal
+    }
+
+    /// What a peer is told when its caller's own credential was used: upstream's challenge to be relayed; and the same
+    /// words for what is not there and for what this caller may not have.
+    #[must_use]
+    pub fn to_callers_refusal(&self) -> Refusal {
+        match self {
+            Self::Challenged { challenge, .. } => Refusal {
+                challenge: challenge.clone(),
+                ..self.to_refusal()
+            },
+            Self::Denied { registry, .. } | Self::NotFound { registry } => {
+                let same = Self::NotFound {
+                    registry: registry.clone(),
+                };
+                same.to_refusal()
+            }
+            _ => self.to_refusal(),
+        }
     }
 }
 
@@ -217,6 +249,32 @@ mod tests {
             detail: "ä".repeat(400),
         };
         assert!(error.to_refusal().detail.len() <= limits::REFUSAL_DETAIL_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_caller_cannot_tell_what_is_forbidden_from_what_is_not_there() {
+        let registry = || "r".to_owned();
+        let forbidden = UpstreamError::Denied {
+            registry: registry(),
+            status: 403,
+        };
+        let absent = UpstreamError::NotFound {
+            registry: registry(),
+        };
+        assert_eq!(forbidden.to_callers_refusal(), absent.to_callers_refusal());
+        assert_eq!(absent.to_callers_refusal().code, RefusalCode::NotFound);
+    }
+
+    #[test]
+    fn a_challenge_is_told_to_the_caller_alone() {
+        let error = UpstreamError::Challenged {
+            registry: "r".into(),
+            challenge: "Bearer realm=\"https://auth.test/\"".into(),
+        };
+        assert_eq!(error.to_refusal().challenge, "");
+        let refusal = error.to_callers_refusal();
+        assert_eq!(refusal.code, RefusalCode::Denied);
+        assert_eq!(refusal.challenge, "Bearer realm=\"https://auth.test/\"");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Registry;
 use super::auth::{Authorization, Standing, TokenKey};
+use super::caller::challenge_of;
 use super::error::UpstreamError;
 use super::guard::{GuardError, PrivateName, same_origin};
 use super::limit::{self, Backoff};
@@ -115,12 +116,20 @@ impl Registry {
         loop {
             let home = same_origin(&url, &self.base);
             let key = self.token_key(&url, home, call);
-            let authorization = self.auth.known(&key);
+            let caller = self.caller.as_ref().filter(|_| home);
+            let authorization = match caller {
+                Some(caller) => caller.authorization(),
+                None => self.auth.known(&key),
+            };
             let response = self.send(call, url.clone(), authorization.as_ref()).await?;
             match response.status() {
                 StatusCode::OK
                 | StatusCode::PARTIAL_CONTENT
                 | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
+                // The caller's to answer, not ours.
+                StatusCode::UNAUTHORIZED if caller.is_some() => {
+                    return Err(Attempt::Final(challenged_by(self.name(), &response)));
+                }
                 StatusCode::UNAUTHORIZED if !challenged => {
                     // A second refusal of a fresh answer is final.
                     challenged = true;
@@ -282,6 +291,21 @@ impl Registry {
             source = cause.source();
         }
         self.unavailable(describe(error))
+    }
+}
+
+/// A 401 to a caller's credential, with all that the registry said to it.
+fn challenged_by(registry: &str, response: &Response) -> UpstreamError {
+    let registry = registry.to_owned();
+    match challenge_of(response.headers()) {
+        Some(challenge) => UpstreamError::Challenged {
+            registry,
+            challenge,
+        },
+        None => UpstreamError::Denied {
+            registry,
+            status: StatusCode::UNAUTHORIZED.as_u16(),
+        },
     }
 }
 

@@ -129,6 +129,7 @@ impl Crowd {
             digest,
             geometry: Geometry::try_new(options.pieces * MIB, 1 << 20).unwrap(),
             piece_hash: PieceHashAlgorithm::Blake3,
+            guard: None,
             origin: id(0),
             signature: [0; 64],
         };

@@ -29,6 +29,7 @@ impl Bench {
             digest: Digest::of(DigestAlgorithm::Sha256, b"pair"),
             geometry: Geometry::try_new(pieces * MIB, 1 << 20).unwrap(),
             piece_hash: PieceHashAlgorithm::Blake3,
+            guard: None,
             origin: peer(99),
             signature: [0; 64],
         };

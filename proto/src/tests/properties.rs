@@ -142,6 +142,7 @@ impl Wild {
             digest,
             geometry,
             piece_hash: PieceHashAlgorithm::Blake3,
+            guard: None,
             origin,
             signature: [0; 64],
         };

@@ -12,9 +12,40 @@ use super::schema::{self, answer};
 use super::{DecodeError, RefusalCode, bounded, encode_frame, span_to_wire};
 use crate::limits::{
     CHALLENGE_BYTES_MAX, MANIFEST_BYTES_MAX, MEDIA_TYPE_BYTES_MAX, REFUSAL_DETAIL_BYTES_MAX,
-    REFUSAL_HOLDERS_MAX,
+    REFUSAL_HOLDERS_MAX, VERDICT_HOLD_MAX,
 };
 use crate::{BlobInfo, Digest, Geometry, PeerId, PieceProof};
+
+/// Who may have what an origin answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Whoever asks.
+    Anyone,
+    /// The caller whose credential came with the question, for so long. Nobody keeps the answer for others.
+    Caller {
+        /// At most [`VERDICT_HOLD_MAX`](crate::limits::VERDICT_HOLD_MAX).
+        hold: Duration,
+    },
+}
+
+impl Audience {
+    fn to_wire(self) -> u32 {
+        match self {
+            Self::Anyone => 0,
+            // Less than a millisecond is still not for anyone.
+            Self::Caller { hold } => span_to_wire(hold).max(1),
+        }
+    }
+
+    fn from_wire(hold_ms: u32) -> Self {
+        match hold_ms {
+            0 => Self::Anyone,
+            hold_ms => Self::Caller {
+                hold: Duration::from_millis(hold_ms.into()).min(VERDICT_HOLD_MAX),
+            },
+        }
+    }
+}
 
 /// An origin's word on a blob: it can be had, and this is its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +54,8 @@ pub struct OpenAnswer {
     pub info: Option<BlobInfo>,
     /// Its length in bytes.
     pub blob_bytes: u64,
+    /// Who may have it from this repository.
+    pub audience: Audience,
 }
 
 /// A manifest, or its headers.
@@ -40,6 +73,8 @@ pub struct ManifestAnswer {
     pub age: Duration,
     /// Upstream could not be asked.
     pub stale: bool,
+    /// Who may have it.
+    pub audience: Audience,
 }
 
 /// A no, with its reason.
@@ -53,7 +88,7 @@ pub struct Refusal {
     pub holders: Vec<PeerId>,
     /// For people. Never a secret.
     pub detail: String,
-    /// With [`RefusalCode::Denied`]: upstream's challenge, to be relayed.
+    /// With [`RefusalCode::Denied`]: upstream's challenges to be relayed, one a line.
     pub challenge: String,
 }
 
@@ -149,6 +184,7 @@ impl Answer {
             Self::Open(open) => answer::Kind::Open(schema::OpenAnswer {
                 blob: open.info.as_ref().map(BlobInfo::to_wire),
                 blob_bytes: open.blob_bytes,
+                caller_hold_ms: open.audience.to_wire(),
             }),
             Self::Manifest(manifest) => answer::Kind::Manifest(schema::ManifestAnswer {
                 digest: manifest.digest.encode(),
@@ -157,6 +193,7 @@ impl Answer {
                 body: manifest.body.clone(),
                 age_ms: u64::try_from(manifest.age.as_millis()).unwrap_or(u64::MAX),
                 stale: manifest.stale,
+                caller_hold_ms: manifest.audience.to_wire(),
             }),
             Self::Refusal(refusal) => answer::Kind::Refusal(refusal.to_wire()),
         };
@@ -176,6 +213,7 @@ impl Answer {
                     Self::Open(OpenAnswer {
                         info,
                         blob_bytes: m.blob_bytes,
+                        audience: Audience::from_wire(m.caller_hold_ms),
                     })
                 }
                 answer::Kind::Manifest(m) if m.body.len() > MANIFEST_BYTES_MAX => {
@@ -188,6 +226,7 @@ impl Answer {
                     body: m.body,
                     age: Duration::from_millis(m.age_ms),
                     stale: m.stale,
+                    audience: Audience::from_wire(m.caller_hold_ms),
                 }),
                 answer::Kind::Refusal(refusal) => Self::Refusal(Refusal::from_wire(refusal)?),
             },
@@ -226,16 +265,23 @@ mod tests {
             body: Bytes::from_static(b"{}"),
             age: Duration::from_millis(31),
             stale: true,
+            audience: Audience::Caller {
+                hold: Duration::from_secs(7),
+            },
         };
         for answer in [
             Answer::piece(&proof),
             Answer::Open(OpenAnswer {
                 info: Some(info),
                 blob_bytes: 5 << 20,
+                audience: Audience::Anyone,
             }),
             Answer::Open(OpenAnswer {
                 info: None,
                 blob_bytes: 3,
+                audience: Audience::Caller {
+                    hold: VERDICT_HOLD_MAX,
+                },
             }),
             Answer::Manifest(manifest),
             Answer::Refusal(refusal),
@@ -243,6 +289,20 @@ mod tests {
             assert_eq!(Answer::decode(&answer.encode()[4..]).as_ref(), Ok(&answer));
         }
         assert_eq!(Answer::proof(&proof.to_wire(), &info.geometry), Ok(proof));
+    }
+
+    #[test]
+    fn an_answer_for_one_caller_never_turns_into_one_for_anyone() {
+        let told = |hold| Audience::from_wire(Audience::Caller { hold }.to_wire());
+        for hold in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+            assert_ne!(told(hold), Audience::Anyone);
+        }
+        assert_eq!(
+            told(Duration::MAX),
+            Audience::Caller {
+                hold: VERDICT_HOLD_MAX
+            }
+        );
     }
 
     proptest! {

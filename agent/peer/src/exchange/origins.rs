@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Exchange;
 use super::ask::ask;
 use crate::handle::{Handle, ManifestError, OpenError};
-use crate::options::{ManifestAnswer, ManifestAsk};
+use crate::options::{ManifestAnswer, ManifestAsk, OpenAnswer};
 
 /// Asks one origin to bring a blob, for the core. Every failure is told as a refusal.
 pub(crate) async fn open(
@@ -50,12 +50,12 @@ pub(crate) async fn open(
     }
 }
 
-/// The length of a blob.
+/// The length of a blob, and who may have it from this repository.
 pub(crate) async fn stat(
     handle: &Handle,
     digest: Digest,
     source: Source,
-) -> Result<u64, OpenError> {
+) -> Result<OpenAnswer, OpenError> {
     let origins = members(handle);
     let owners = ring::owners(&digest, origins.iter());
     let question = Ask::Open {
@@ -67,7 +67,7 @@ pub(crate) async fn stat(
     match ask_in_turn(handle, owners, &question, deadline).await {
         None => Err(OpenError::NoOrigin),
         Some(Err(refusal)) => Err(OpenError::Refused(refusal)),
-        Some(Ok(Answer::Open(answer))) => Ok(answer.blob_bytes),
+        Some(Ok(Answer::Open(answer))) => Ok(answer),
         Some(Ok(Answer::Manifest(_) | Answer::Piece(_) | Answer::Refusal(_))) => {
             Err(OpenError::NoOrigin)
         }

@@ -201,6 +201,7 @@ fn unversioned(value: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shoal_proto::{Guard, OriginKey};
 
     use super::*;
     use crate::store::specimen::Specimen;
@@ -220,6 +221,25 @@ mod tests {
                 (state, 7, specimen.info)
             );
         }
+        let (key, guard) = (
+            OriginKey::from_secret(&[1; 32]),
+            Guard::of_registry("a.test"),
+        );
+        let record = BlobRecord {
+            state: RecordedState::Complete,
+            incarnation: 8,
+            info: BlobInfo::sign_guarded(
+                &key,
+                specimen.info.digest,
+                specimen.info.geometry,
+                Some(guard),
+            ),
+        };
+        let back = BlobRecord::decode(&record.encode()).unwrap();
+        assert_eq!(
+            back.info, record.info,
+            "who guards a blob outlives a restart"
+        );
         let proof = specimen.proof(1);
         assert_eq!(
             decode_proof(&encode_proof(&proof), &specimen.info.geometry),

@@ -14,7 +14,8 @@ use shoal_link::{Acceptor, Credentials, Endpoint, EndpointOptions, Identity};
 use shoal_peer::store::disk::OsDisk;
 use shoal_peer::store::{Store, StoreOptions};
 use shoal_peer::{
-    BlobReader, Handle, ManifestAnswer, ManifestAsk, OpenAnswer, PeerOptions, ReadError, Seeder,
+    Audience, BlobReader, Handle, ManifestAnswer, ManifestAsk, OpenAnswer, PeerOptions, ReadError,
+    Seeder,
 };
 use shoal_proto::wire::{CloseCode, Refusal, RefusalCode, Source};
 use shoal_proto::{
@@ -350,7 +351,11 @@ impl Seeder for Upstream {
                     self.tasks.spawn(ingest(handle.clone(), gate, info, blob));
                 }
             }
-            Ok(OpenAnswer { info, blob_bytes })
+            Ok(OpenAnswer {
+                info,
+                blob_bytes,
+                audience: Audience::Anyone,
+            })
         }
         .boxed()
     }
@@ -372,6 +377,7 @@ impl Seeder for Upstream {
                 body,
                 age: Duration::ZERO,
                 stale: false,
+                audience: Audience::Anyone,
             })
         }
         .boxed()
