@@ -6,6 +6,7 @@ mod containerd;
 mod doctor;
 mod image;
 mod preheat;
+mod print;
 mod pull;
 mod status;
 
@@ -20,6 +21,7 @@ use crate::config::{self, Config, RawConfig};
 use crate::hosts::HostsError;
 use crate::hosts::probe::ProbeError;
 use crate::run::{self, AgentError};
+use crate::snippets::SnippetError;
 
 pub use image::ImageError;
 
@@ -36,6 +38,7 @@ pub struct Args {
 const EXAMPLES: &str = "Examples:
   shoal-agent --config /etc/shoal/agent.toml                     run the agent
   shoal-agent --config /etc/shoal/agent.toml containerd install  point this node's containerd at it
+  shoal-agent --config /etc/shoal/agent.toml print podman        show what podman must be told
   shoal-agent --config /etc/shoal/agent.toml pull busybox:1.36   pull an image through it, and tell where it came from
   shoal-agent --config /etc/shoal/agent.toml doctor              say what is wrong";
 
@@ -48,6 +51,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Have the agent fetch an image for later, without pulling it
     Preheat(preheat::PreheatArgs),
+    /// Print what another container client must be told, for its own configuration file
+    Print(print::PrintArgs),
     /// Pull an image through the agent, check it, and tell where its bytes came from
     Pull(pull::PullArgs),
     /// Show what the agent holds and does
@@ -73,6 +78,8 @@ pub enum CliError {
     Print(io::Error),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Snippet(#[from] SnippetError),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     #[error("{0}")]
@@ -95,6 +102,7 @@ pub async fn main(args: Args) -> Result<(), CliError> {
         Command::Containerd(command) => containerd::main(&config, command).await,
         Command::Doctor(args) => doctor::main(&config, args).await,
         Command::Preheat(args) => preheat::main(&config, args).await,
+        Command::Print(args) => print::main(&config, args),
         Command::Pull(args) => pull::main(&config, args).await,
         Command::Status(args) => status::main(&config, args).await,
     }
@@ -128,6 +136,8 @@ mod tests {
             "shoal-agent containerd install --hosts-dir /a --journal-dir /b --wait 2m --stay --default --force",
             "shoal-agent --config a.toml containerd uninstall --hosts-dir /a --journal-dir /b --stay",
             "shoal-agent containerd check --containerd-config /etc/containerd/config.toml",
+            "shoal-agent print podman",
+            "shoal-agent --config a.toml print containerd --hosts-dir /a",
             "shoal-agent pull docker.io/library/busybox:1 --platform linux/arm64",
             "shoal-agent preheat quay.io/a/b@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "shoal-agent status -o json",

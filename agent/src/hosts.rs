@@ -80,6 +80,14 @@ pub fn uninstall(plan: &HostsPlan) -> Result<Vec<(PathBuf, Outcome)>, HostsError
     uninstall_on(&disk::RealDisk, plan)
 }
 
+/// What each file would say if there were none before: for people, and for tools that write files themselves.
+pub fn texts(plan: &HostsPlan) -> Vec<(PathBuf, String)> {
+    plan.files()
+        .into_iter()
+        .filter_map(|(path, entry)| Some((path, edit::insert(None, &entry).ok()?)))
+        .collect()
+}
+
 fn install_on(disk: &impl Disk, plan: &HostsPlan) -> Result<Vec<(PathBuf, Outcome)>, HostsError> {
     let journal = Journal::new(plan.journal_dir.clone());
     plan.files()

@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 pub mod hosts;
 pub mod mirror;
+pub mod snippets;
 
 mod run;
 mod status;

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use super::containerd::{CheckArgs, mark};
-use super::image::{Image, Platforms, registry_client};
-use super::{CliError, human_bytes, say, status};
+use super::image::{Image, ImageError, Platforms, registry_client};
+use super::{CliError, human_bytes, pull, say, status};
 use crate::config::Config;
 use crate::hosts::check::{self, Finding, Verdict};
 use crate::hosts::probe::{self, ProbeError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArgs {
-    /// Prove it by asking for an image through the agent
+    /// Prove it by asking for an image through the agent, and for its smallest blob by digest
     #[arg(long, value_name = "IMAGE")]
     pull: Option<String>,
     /// containerd's own configuration
@@ -36,8 +36,12 @@ pub(super) async fn main(config: &Config, args: DoctorArgs) -> Result<(), CliErr
         &check.plan(config),
         &check.containerd_config,
     ));
-    if let Some(image) = &args.pull {
-        findings.push(prove(config, image).await);
+    match &args.pull {
+        Some(image) => findings.extend(prove(config, image).await),
+        None => findings.push(Finding::new(
+            Verdict::Odd,
+            "nothing was pulled: --pull IMAGE proves the way from the registry to this port",
+        )),
     }
     let bad = findings
         .iter()
@@ -118,23 +122,88 @@ async fn cluster(config: &Config) -> Vec<Finding> {
     vec![tracker, origin]
 }
 
-async fn prove(config: &Config, text: &str) -> Finding {
+/// An image's manifests, and its smallest blob by digest, as a container client would ask for them.
+async fn prove(config: &Config, text: &str) -> Vec<Finding> {
+    let client = registry_client(config);
     let asked = async {
         let image = Image::parse(text, config)?;
-        image.blobs(&registry_client(config), &Platforms::All).await
+        let blobs = image.blobs(&client, &Platforms::All).await?;
+        Ok::<_, ImageError>((image, blobs))
     };
-    match asked.await {
-        Ok(blobs) => {
-            let bytes = blobs.iter().map(|blob| blob.bytes).sum();
-            Finding::new(
+    let (image, blobs) = match asked.await {
+        Ok(found) => found,
+        Err(error) => return vec![failed(&error)],
+    };
+    let bytes = blobs.iter().map(|blob| blob.bytes).sum();
+    let mut findings = vec![Finding::new(
+        Verdict::Good,
+        format!(
+            "{text}: the agent has its manifests: {} blobs, {}",
+            blobs.len(),
+            human_bytes(bytes)
+        ),
+    )];
+    if let Some(blob) = blobs.into_iter().min_by_key(|blob| blob.bytes) {
+        findings.push(match pull::checked(&image, &client, blob, |_| ()).await {
+            Ok(pulled) => Finding::new(
                 Verdict::Good,
                 format!(
-                    "{text}: the agent has its manifests: {} blobs, {}",
-                    blobs.len(),
-                    human_bytes(bytes)
+                    "{}: {} through the agent, every byte right, the first after {:.1} ms",
+                    pulled.blob.digest.short(),
+                    human_bytes(pulled.blob.bytes),
+                    pulled.first_byte.as_secs_f64() * 1000.0
                 ),
-            )
+            ),
+            Err(error) => failed(&error),
+        });
+    }
+    findings
+}
+
+/// What an answer of the agent means here, and what to do about it.
+fn failed(error: &ImageError) -> Finding {
+    let status = match error {
+        ImageError::Refused { status, .. } => Some(status.as_u16()),
+        _ => None,
+    };
+    let (verdict, remedy) = match status {
+        Some(401) => (
+            Verdict::Odd,
+            "its registry is asked about each caller, and this command has no credential: prove it with a client that has one",
+        ),
+        Some(404) => (
+            Verdict::Bad,
+            "the origin does not have it or may not: check the name, the origin's policy for this registry (`access`), and its log; clients go to the registry itself",
+        ),
+        Some(503) => (
+            Verdict::Bad,
+            "no origin could bring it: check the lines above, then the origin's log and its way to the registry; clients go to the registry itself",
+        ),
+        _ => return Finding::new(Verdict::Bad, error.to_string()),
+    };
+    Finding::new(verdict, format!("{error}; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn each_answer_says_what_to_do_and_a_challenge_is_no_fault() {
+        let of = |status| {
+            failed(&ImageError::Refused {
+                what: "a".to_owned(),
+                status,
+                detail: "b".to_owned(),
+            })
+        };
+        assert_eq!(of(StatusCode::UNAUTHORIZED).verdict, Verdict::Odd);
+        for status in [StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE] {
+            let finding = of(status);
+            assert_eq!(finding.verdict, Verdict::Bad);
+            assert!(finding.text.contains("check"), "{}", finding.text);
         }
-        Err(error) => Finding::new(Verdict::Bad, error.to_string()),
     }
 }

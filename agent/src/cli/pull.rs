@@ -32,9 +32,9 @@ pub(super) struct PullArgs {
 }
 
 /// One blob that came.
-struct Pulled {
-    blob: ImageBlob,
-    first_byte: Duration,
+pub(super) struct Pulled {
+    pub(super) blob: ImageBlob,
+    pub(super) first_byte: Duration,
     took: Duration,
 }
 
@@ -70,6 +70,18 @@ async fn pull_one(
     blob: ImageBlob,
 ) -> Result<Pulled, ImageError> {
     let bar = screen.bar(&blob);
+    let pulled = checked(image, client, blob, |bytes| bar.inc(bytes)).await?;
+    bar.finish();
+    Ok(pulled)
+}
+
+/// One blob by its digest through the agent, every byte of it checked.
+pub(super) async fn checked(
+    image: &Image,
+    client: &Client,
+    blob: ImageBlob,
+    mut arrived: impl FnMut(u64),
+) -> Result<Pulled, ImageError> {
     let path = image.blob_path("/v2", &blob.digest);
     let start = Instant::now();
     let response = client.send(Method::GET, &path, HeaderMap::new()).await?;
@@ -96,14 +108,13 @@ async fn pull_one(
     while let Some(bytes) = client.next_part(&path, &mut body).await? {
         first_byte.get_or_insert_with(|| start.elapsed());
         hasher.update(&bytes);
-        bar.inc(bytes.len() as u64);
+        arrived(bytes.len() as u64);
     }
     if hasher.finish() != blob.digest {
         return Err(ImageError::WrongDigest {
             what: blob.digest.to_string(),
         });
     }
-    bar.finish();
     let took = start.elapsed();
     Ok(Pulled {
         blob,

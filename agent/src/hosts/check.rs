@@ -1,11 +1,14 @@
 //! What containerd makes of its configuration, as far as files tell: will pulls come to this agent?
 //!
 //! Reads and judges, changes nothing. Proof is a pull (`shoal-agent doctor --pull`); this says where to look when it fails.
+//! Not here: containerd's own file (`settings`).
+
+mod settings;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{HostsPlan, edit};
+use super::{HostsPlan, Scope, edit, registry_dir};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,199 +34,273 @@ impl Finding {
             text: text.into(),
         }
     }
+
+    fn bad(text: impl Into<String>) -> Self {
+        Self::new(Verdict::Bad, text)
+    }
 }
 
-/// Where containerd's plugins keep the folder of `hosts.toml` files: 2.x, then 1.x.
-const REGISTRY_TABLES: [&str; 2] = ["io.containerd.cri.v1.images", "io.containerd.grpc.v1.cri"];
 /// Capabilities that every containerd knows; another one discards the file on some.
 const CAPABILITIES: [&str; 3] = ["pull", "resolve", "push"];
+/// Keys that are about TLS.
+const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 
 /// Judges containerd's own configuration and each file of the plan.
 pub fn inspect(plan: &HostsPlan, containerd_config: &Path) -> Vec<Finding> {
-    let mut findings = vec![config_path(&plan.hosts_dir, containerd_config)];
-    for (path, entry) in plan.files() {
-        findings.push(hosts_file(&path, &entry.agent_url));
+    let mut findings = settings::inspect(&plan.hosts_dir, containerd_config);
+    let agent_url = plan.agent_url();
+    let named = match &plan.scope {
+        Scope::Default => vec![(None, plan.hosts_dir.join("_default"))],
+        Scope::Each(registries) => registries
+            .iter()
+            .map(|registry| {
+                let name = registry.name.as_str();
+                (Some(name), registry_dir(&plan.hosts_dir, name))
+            })
+            .collect(),
+    };
+    let mut seen = Vec::new();
+    for (registry, dir) in named {
+        findings.extend(hosts_file(registry, &dir.join("hosts.toml"), &agent_url));
+        seen.push(dir);
+    }
+    if matches!(plan.scope, Scope::Default) {
+        findings.extend(own_folders(&plan.hosts_dir, &seen, &agent_url));
     }
     findings
 }
 
-fn config_path(hosts_dir: &Path, containerd_config: &Path) -> Finding {
-    let shown = containerd_config.display();
-    let Ok(text) = fs::read_to_string(containerd_config) else {
-        return Finding::new(
-            Verdict::Odd,
-            format!(
-                "{shown}: not readable; containerd 1.x then has no config_path and ignores hosts.toml, 2.2 and later read {}",
-                hosts_dir.display()
-            ),
-        );
+/// With `_default`, a registry that has a folder of its own is not ours: containerd reads the first that exists.
+fn own_folders(hosts_dir: &Path, seen: &[PathBuf], agent_url: &str) -> Vec<Finding> {
+    let Ok(entries) = fs::read_dir(hosts_dir) else {
+        return Vec::new();
     };
-    judge_config(&text, hosts_dir, &shown.to_string())
+    let mut folders: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir() && !seen.contains(path))
+        .collect();
+    folders.sort();
+    let ours = |folder: &PathBuf| {
+        fs::read_to_string(folder.join("hosts.toml")).is_ok_and(|text| {
+            edit::hosts(&text).is_ok_and(|hosts| hosts.iter().any(|host| is(host, agent_url)))
+        })
+    };
+    folders
+        .into_iter()
+        .filter(|folder| !ours(folder))
+        .map(|folder| {
+            let shown = folder.display();
+            Finding::new(
+                Verdict::Odd,
+                format!("{shown}: a folder of its own, so _default is not read for this registry"),
+            )
+        })
+        .collect()
 }
 
-fn judge_config(text: &str, hosts_dir: &Path, shown: &str) -> Finding {
-    let Ok(config) = text.parse::<toml::Table>() else {
-        return Finding::new(
-            Verdict::Bad,
-            format!("{shown}: not valid TOML; containerd does not start with it"),
-        );
-    };
-    let wanted = hosts_dir.to_string_lossy();
-    let set = REGISTRY_TABLES.iter().find_map(|plugin| {
-        let registry = config.get("plugins")?.get(plugin)?.get("registry")?;
-        registry.get("config_path")?.as_str()
-    });
-    match set {
-        None | Some("") => Finding::new(
-            Verdict::Bad,
-            format!(
-                "{shown}: no config_path, so hosts.toml is not read; set config_path = \"{wanted}\" in the registry table of the CRI plugin and restart containerd once"
-            ),
-        ),
-        Some(several) if several.contains(':') => Finding::new(
-            Verdict::Bad,
-            format!(
-                "{shown}: config_path = \"{several}\" names two folders; containerd 2.1 and later read neither when they pull by their transfer service: name one"
-            ),
-        ),
-        Some(other) if Path::new(other) != hosts_dir => Finding::new(
-            Verdict::Bad,
-            format!("{shown}: config_path = \"{other}\", not {wanted}; give --hosts-dir {other}"),
-        ),
-        Some(_) => Finding::new(
-            Verdict::Good,
-            format!("{shown}: config_path = \"{wanted}\""),
-        ),
-    }
-}
-
-fn hosts_file(path: &Path, agent_url: &str) -> Finding {
+fn hosts_file(registry: Option<&str>, path: &Path, agent_url: &str) -> Vec<Finding> {
     let shown = path.display();
     let Ok(text) = fs::read_to_string(path) else {
-        return Finding::new(
-            Verdict::Bad,
-            format!("{shown}: absent; `shoal-agent containerd install` writes it"),
-        );
+        return vec![Finding::bad(format!(
+            "{shown}: absent; `shoal-agent containerd install` writes it"
+        ))];
     };
-    let Ok(hosts) = edit::hosts(&text) else {
-        return Finding::new(
-            Verdict::Bad,
-            format!("{shown}: not valid TOML, so containerd goes to the upstream"),
-        );
+    let (Ok(hosts), Ok(file)) = (edit::hosts(&text), text.parse::<toml::Table>()) else {
+        return vec![Finding::bad(format!(
+            "{shown}: not valid TOML, so containerd goes to the upstream; mend or remove it"
+        ))];
     };
-    if let Some(unknown) = unknown_capability(&text) {
-        return Finding::new(
-            Verdict::Bad,
-            format!(
-                "{shown}: capability \"{unknown}\" is unknown to containerd before 2.2, which then ignores the whole file"
-            ),
-        );
-    }
-    match hosts
+    let mut findings: Vec<Finding> = traps(&file)
+        .into_iter()
+        .map(|(verdict, trap)| Finding::new(verdict, format!("{shown}: {trap}")))
+        .collect();
+    let place = hosts.iter().position(|host| is(host, agent_url));
+    let unread = findings
         .iter()
-        .position(|host| host.trim_end_matches('/') == agent_url)
-    {
-        Some(0) => Finding::new(
+        .any(|finding| finding.verdict == Verdict::Bad);
+    match place {
+        Some(_) if unread => {}
+        Some(0) => findings.push(Finding::new(
             Verdict::Good,
-            format!("{shown}: this agent first, then {}", rest(&hosts)),
-        ),
-        Some(_) => Finding::new(
+            format!(
+                "{}: this agent first, then {}",
+                registry.unwrap_or("every other registry"),
+                rest(&hosts, &file)
+            ),
+        )),
+        Some(_) => findings.push(Finding::new(
             Verdict::Odd,
             format!("{shown}: {} is asked before this agent", hosts[0]),
-        ),
-        None => Finding::new(
-            Verdict::Bad,
-            format!("{shown}: does not name {agent_url}; run `shoal-agent containerd install`"),
-        ),
+        )),
+        None => findings.push(Finding::bad(format!(
+            "{shown}: does not name {agent_url}; run `shoal-agent containerd install`"
+        ))),
     }
+    findings
 }
 
-fn rest(hosts: &[String]) -> String {
-    match hosts {
-        [] | [_] => "the registry itself".to_owned(),
-        [_, others @ ..] => others.join(", "),
-    }
+fn is(host: &str, agent_url: &str) -> bool {
+    host.trim_end_matches('/') == agent_url
 }
 
-fn unknown_capability(text: &str) -> Option<String> {
-    let file: toml::Table = text.parse().ok()?;
-    let hosts = file
-        .get("host")
-        .and_then(toml::Value::as_table)
-        .into_iter()
-        .flat_map(|hosts| hosts.values());
-    let mut listed = hosts
-        .filter_map(|host| host.get("capabilities"))
-        .chain(file.get("capabilities"))
-        .filter_map(toml::Value::as_array)
-        .flatten()
-        .filter_map(toml::Value::as_str);
-    listed
-        .find(|capability| !CAPABILITIES.contains(capability))
-        .map(str::to_owned)
+/// Who is asked when the agent does not answer.
+fn rest(hosts: &[String], file: &toml::Table) -> String {
+    let server = file.get("server").and_then(toml::Value::as_str);
+    let mut rest: Vec<&str> = hosts.iter().skip(1).map(String::as_str).collect();
+    rest.push(server.unwrap_or("the registry itself"));
+    rest.join(", ")
+}
+
+/// What makes some containerd read the file otherwise than it looks.
+fn traps(file: &toml::Table) -> Vec<(Verdict, String)> {
+    let hosts = file.get("host").and_then(toml::Value::as_table);
+    let mut traps = Vec::new();
+    if hosts.is_none_or(toml::Table::is_empty) {
+        let trap = "no [host.\"URL\"] table; containerd 1.x then ignores the whole file";
+        traps.push((Verdict::Bad, trap.to_owned()));
+    }
+    let tables = hosts.into_iter().flatten();
+    let tables = tables.filter_map(|(url, host)| Some((url.as_str(), host.as_table()?)));
+    let server = file.get("server").and_then(toml::Value::as_str);
+    let all: Vec<(&str, &toml::Table)> = tables
+        .chain(std::iter::once((server.unwrap_or_default(), file)))
+        .collect();
+    for (url, host) in &all {
+        let unknown = host
+            .get("capabilities")
+            .and_then(toml::Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(toml::Value::as_str)
+            .find(|capability| !CAPABILITIES.contains(capability));
+        if let Some(unknown) = unknown {
+            let trap = format!(
+                "capability \"{unknown}\" is unknown to containerd before 2.2, which then ignores the whole file; take it out"
+            );
+            traps.push((Verdict::Bad, trap));
+        }
+        let tls = TLS_KEYS.iter().find(|key| host.contains_key(**key));
+        if let (true, Some(key)) = (url.starts_with("http://"), tls) {
+            let trap = format!(
+                "`{key}` for {url}: newer containerds then try HTTPS there first; take the key out"
+            );
+            traps.push((Verdict::Odd, trap));
+        }
+    }
+    traps
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mirror::registries::Registries;
 
-    fn check_config(text: &str) -> Verdict {
-        judge_config(text, Path::new("/etc/containerd/certs.d"), "config.toml").verdict
+    const OURS: &str = "http://127.0.0.1:5050";
+
+    fn check(text: &str) -> Vec<(Verdict, String)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts.toml");
+        fs::write(&path, text).unwrap();
+        hosts_file(Some("docker.io"), &path, OURS)
+            .into_iter()
+            .map(|finding| (finding.verdict, finding.text))
+            .collect()
     }
 
-    #[test]
-    fn each_trap_of_containerds_configuration_is_seen() {
-        let registry = |plugin: &str, path: &str| {
-            format!("version = 2\n[plugins.\"{plugin}\".registry]\n  config_path = \"{path}\"\n")
-        };
-        for plugin in REGISTRY_TABLES {
-            assert_eq!(
-                check_config(&registry(plugin, "/etc/containerd/certs.d")),
-                Verdict::Good
-            );
-            assert_eq!(
-                check_config(&registry(plugin, "/etc/containerd/certs.d/")),
-                Verdict::Good
-            );
-            assert_eq!(check_config(&registry(plugin, "")), Verdict::Bad);
-            assert_eq!(check_config(&registry(plugin, "/etc/other")), Verdict::Bad);
-            assert_eq!(
-                check_config(&registry(
-                    plugin,
-                    "/etc/containerd/certs.d:/etc/docker/certs.d"
-                )),
-                Verdict::Bad
-            );
-        }
-        assert_eq!(check_config("version = 2\n"), Verdict::Bad);
-        assert_eq!(check_config("version = [\n"), Verdict::Bad);
+    fn verdicts(text: &str) -> Vec<Verdict> {
+        check(text)
+            .into_iter()
+            .map(|(verdict, _)| verdict)
+            .collect()
     }
 
     #[test]
     fn a_hosts_file_is_judged_by_who_is_asked_first() {
+        let absent = hosts_file(None, Path::new("/does/not/exist"), OURS);
+        assert_eq!(absent[0].verdict, Verdict::Bad);
+        let good = check(&format!(
+            "server = \"https://a.test\"\n[host.\"{OURS}\"]\n[host.\"https://b.test\"]\n"
+        ));
+        assert_eq!(
+            good,
+            [(
+                Verdict::Good,
+                "docker.io: this agent first, then https://b.test, https://a.test".to_owned()
+            )]
+        );
+        assert_eq!(
+            verdicts(&format!("[host.\"https://b.test\"]\n[host.\"{OURS}\"]\n")),
+            [Verdict::Odd]
+        );
+        assert_eq!(verdicts("[host.\"https://b.test\"]\n"), [Verdict::Bad]);
+        assert_eq!(verdicts("[host."), [Verdict::Bad]);
+    }
+
+    #[test]
+    fn each_trap_of_a_hosts_file_is_seen_and_named() {
+        let cases = [
+            (format!("server = \"{OURS}\"\n"), Verdict::Bad, "no [host"),
+            (
+                format!("[host.\"{OURS}\"]\ncapabilities = [\"pull\", \"referrers\"]\n"),
+                Verdict::Bad,
+                "\"referrers\"",
+            ),
+            (
+                format!("capabilities = [\"referrers\"]\n[host.\"{OURS}\"]\n"),
+                Verdict::Bad,
+                "\"referrers\"",
+            ),
+            (
+                format!("[host.\"{OURS}\"]\nskip_verify = true\n"),
+                Verdict::Odd,
+                "`skip_verify`",
+            ),
+            (
+                format!("server = \"http://a.test\"\nca = \"/a.crt\"\n[host.\"{OURS}\"]\n"),
+                Verdict::Odd,
+                "`ca` for http://a.test",
+            ),
+        ];
+        for (text, verdict, word) in cases {
+            let found = check(&text);
+            assert!(
+                found
+                    .iter()
+                    .any(|(found, text)| *found == verdict && text.contains(word)),
+                "{text}: {found:?}"
+            );
+        }
+        let tls_elsewhere =
+            format!("[host.\"{OURS}\"]\n[host.\"https://b.test\"]\nskip_verify = true\n");
+        assert_eq!(verdicts(&tls_elsewhere), [Verdict::Good]);
+    }
+
+    #[test]
+    fn with_default_a_registry_with_a_folder_of_its_own_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("hosts.toml");
-        let ours = "http://127.0.0.1:5050";
-        let check = |text: &str| {
-            fs::write(&path, text).unwrap();
-            hosts_file(&path, ours).verdict
+        let write = |folder: &str, text: &str| {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+            fs::write(dir.path().join(folder).join("hosts.toml"), text).unwrap();
         };
-        assert_eq!(hosts_file(&path, ours).verdict, Verdict::Bad);
-        assert_eq!(
-            check(&format!("[host.\"{ours}\"]\n[host.\"https://b.test\"]\n")),
-            Verdict::Good
-        );
-        assert_eq!(
-            check(&format!("[host.\"https://b.test\"]\n[host.\"{ours}\"]\n")),
-            Verdict::Odd
-        );
-        assert_eq!(check("[host.\"https://b.test\"]\n"), Verdict::Bad);
-        assert_eq!(check("server = \"https://b.test\"\n"), Verdict::Bad);
-        assert_eq!(
-            check(&format!(
-                "[host.\"{ours}\"]\ncapabilities = [\"pull\", \"referrers\"]\n"
-            )),
-            Verdict::Bad
-        );
+        write("_default", &format!("[host.\"{OURS}\"]\n"));
+        write("ours.test", &format!("[host.\"{OURS}\"]\n"));
+        write("theirs.test", "[host.\"https://b.test\"]\n");
+        let plan = HostsPlan {
+            hosts_dir: dir.path().to_owned(),
+            journal_dir: dir.path().join("j"),
+            agent: ([127, 0, 0, 1], 5050).into(),
+            scope: Scope::Default,
+        };
+        let told = |plan: &HostsPlan| -> Vec<String> {
+            let findings = inspect(plan, Path::new("/does/not/exist"));
+            findings.into_iter().map(|finding| finding.text).collect()
+        };
+        let text = told(&plan).join("\n");
+        assert!(text.contains("theirs.test: a folder of its own"), "{text}");
+        assert!(!text.contains("ours.test:"), "{text}");
+        let registries = Registries::try_new(["theirs.test"], []).unwrap();
+        let scope = Scope::each(&registries);
+        let text = told(&HostsPlan { scope, ..plan }).join("\n");
+        assert!(text.contains("does not name"), "{text}");
     }
 }
