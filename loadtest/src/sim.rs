@@ -7,6 +7,7 @@
 //! Not here: real processes, real bytes, CPU and disks; those are measured by running the binaries.
 
 mod act;
+mod check;
 mod desk;
 mod flows;
 mod happen;
@@ -159,7 +160,10 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     act.done("");
     tell(&screen, &outcome);
     let report = args.output.finish(&screen, outcome.report()?)?;
-    if !report.passed() {
+    for finding in &outcome.findings {
+        screen.bad(finding);
+    }
+    if !(report.passed() && outcome.findings.is_empty()) {
         bail!("the run failed; repeat it with --seed {}", args.seed);
     }
     Ok(())

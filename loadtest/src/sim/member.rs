@@ -18,7 +18,6 @@ use super::scenario::Nature;
 pub(super) struct Fetch {
     pub(super) transfer: TransferId,
     pub(super) from: u32,
-    pub(super) piece: PieceIndex,
     pub(super) flow: Option<FlowId>,
     /// When its source was last heard of.
     pub(super) heard: Instant,
@@ -90,11 +89,8 @@ impl Waiting {
 
 impl Member {
     pub(super) fn hold(&mut self, piece: PieceIndex) {
-        assert!(
-            !std::mem::replace(&mut self.held[piece.index()], true),
-            "I3: held twice"
-        );
-        self.held_count += 1;
+        let news = !std::mem::replace(&mut self.held[piece.index()], true);
+        self.held_count += u32::from(news);
         while self.held.get(self.cursor as usize) == Some(&true) {
             self.cursor += 1;
         }

@@ -77,6 +77,8 @@ pub struct Outcome {
     pub tracker_messages: u64,
     pub opens: u64,
     pub events: u64,
+    /// What must hold of any run and did not.
+    pub findings: Vec<String>,
     pub trace: String,
     pub wall_s: f64,
     /// Seconds that each agent took, sorted.
@@ -131,7 +133,7 @@ impl World {
                 .iter()
                 .filter(|member| member.finished.is_none())
                 .count(),
-            wrong_bytes: 0,
+            wrong_bytes: self.check.wrong_bytes(),
             cpu_busy_ratio: None,
             goodput_bits_per_sec: None,
             makespan_over_goodput_bound: None,
@@ -148,6 +150,7 @@ impl World {
             tracker_messages: tally.tracker_messages,
             opens: tally.opens,
             events: self.events.planned(),
+            findings: self.check.findings().to_vec(),
             trace: format!("{:016x}", self.trace.get()),
             wall_s: wall.as_secs_f64(),
             agent_s: all,

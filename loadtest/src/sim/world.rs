@@ -1,8 +1,9 @@
 //! All members, the links between them, and virtual time: the driver's part for every node at once.
 //!
-//! It does what the real driver does with the same `Node` and the same tracker `Directory`, and checks as it goes what
-//! must hold of any run: nobody asks for what it holds, nobody asks one peer twice for one piece, nobody serves
-//! what it does not hold. Not here: bytes. A wrong piece is a flow from a liar, and is found out when it has arrived.
+//! It does what the real driver does with the same `Node` and the same tracker `Directory`.
+//!
+//! Not here: what must hold of any run (`check`); bytes. A wrong piece is a flow from a liar, and is found out when it
+//! has arrived.
 //!
 //! Order: an event, or an arrival; then everything that the nodes concerned do about it, to the end.
 
@@ -15,6 +16,7 @@ use shoal_proto::{
     PieceHashAlgorithm, PieceIndex, ReaderId, RequestId, Role, TransferId, Zone,
 };
 
+use super::check::Checker;
 use super::desk::Desk;
 use super::flows::{Flows, LinkIx};
 use super::member::{self, Member, Waiting};
@@ -88,6 +90,7 @@ pub(super) struct World {
     pub(super) next_request: u64,
     pub(super) desk: Desk,
     pub(super) opened: bool,
+    pub(super) check: Checker,
     pub(super) tally: Tally,
     pub(super) trace: Trace,
     pub(super) samples: Samples,
@@ -114,6 +117,8 @@ impl World {
         }
         let left = members.iter().filter(|member| member.must_finish()).count();
         let faults = scenario.faults(&mut rng);
+        let liars = members.iter().map(|member| member.nature.lies);
+        let check = Checker::new(scenario.geometry, liars);
         let mut world = Self {
             info: info(&scenario),
             now,
@@ -127,6 +132,7 @@ impl World {
             next_request: 0,
             desk: Desk::new(scenario.seed, now),
             opened: false,
+            check,
             tally: Tally::default(),
             trace: Trace::new(scenario.seed),
             samples: Samples::new(&scenario, now),
@@ -211,6 +217,7 @@ impl World {
                 continue;
             }
             let now = self.now;
+            self.check.hears(at, &input);
             self.member(at).node.handle(input, now);
             self.follow(at);
         }
