@@ -42,7 +42,7 @@ build: ## all binaries
 lint: ## format, clippy and documentation, warnings denied
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --locked --workspace --no-deps --document-private-items
 
 .PHONY: nextest
 nextest: build ## unit, property, simulation and cluster tests

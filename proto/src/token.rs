@@ -1,7 +1,7 @@
 //! The cluster's key, and the token that asks to be let in.
 //!
 //! Secrets have no readable `Debug`, and a token's is wiped on drop. Not here: what the key says of a process
-//! ([`Membership`](crate::Membership)), and who may ask.
+//! ([`Membership`]), and who may ask.
 
 use core::fmt;
 use core::str::FromStr;

@@ -1,7 +1,7 @@
 //! What others ask of us: one stream a question. Questions for pieces go to the core; those about blobs and manifests
 //! go to the [`Seeder`](crate::Seeder), where there is one.
 //!
-//! A question that nobody has answered yet holds one of the link's [`ASKS_WAITING_PER_LINK_MAX`] places; over that,
+//! A question that nobody has answered yet holds one of the link's [`ASKS_WAITING_PER_LINK_MAX`](shoal_proto::limits::ASKS_WAITING_PER_LINK_MAX) places; over that,
 //! the answer is BUSY at once, and the core never hears of it.
 
 use std::sync::Arc;
