@@ -73,7 +73,7 @@ fn files() -> Vec<(String, String)> {
         fs::read_dir(&root)
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            .filter(|path| path.is_file()),
+            .filter(|path| path.is_file() && path.file_name().is_some_and(|name| name != ".git")),
     );
     found.sort();
     let name = |path: &Path| {
