@@ -128,6 +128,7 @@ pub fn start(
     let bell = Arc::new(Notify::new());
     let half = options.buffer_budget_bytes / 2;
     let exchange = Arc::new(Exchange {
+        zone: options.zone.clone(),
         store: store.clone(),
         trust: Arc::clone(&trust),
         budget: ByteBudget::new(half),

@@ -14,6 +14,7 @@ pub(crate) mod serve;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use shoal_proto::Zone;
 use tokio::sync::mpsc;
 
 use crate::driver::report::Report;
@@ -24,6 +25,8 @@ use budget::ByteBudget;
 
 /// What the tasks of one member share.
 pub(crate) struct Exchange {
+    /// Ours.
+    pub(crate) zone: Zone,
     pub(crate) store: Store,
     pub(crate) trust: Arc<Trust>,
     pub(crate) budget: ByteBudget,

@@ -36,15 +36,31 @@ impl CheckedAt {
     }
 }
 
-/// Verified bytes that came from this kind of peer.
-pub(crate) fn downloaded(from: Role, bytes: u64, took: Duration) {
-    let source = match from {
+/// Whom a piece came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub(crate) role: Role,
+    /// In our own zone.
+    pub(crate) near: bool,
+}
+
+/// Verified bytes that came from this kind of peer. What crosses zones is counted apart, because networks between them
+/// are narrow or paid for.
+pub(crate) fn downloaded(from: Sender, bytes: u64, took: Duration) {
+    let source = match from.role {
         Role::Origin => "origin",
         Role::Agent | Role::Tracker => "peer",
     };
+    let zone = if from.near { "same" } else { "other" };
     counter!("shoal_download_bytes_total", "source" => source).increment(bytes);
+    counter!("shoal_peer_bytes_total", "zone" => zone).increment(bytes);
     counter!("shoal_pieces_total", "result" => "ok").increment(1);
     histogram!("shoal_piece_duration_seconds").record(took.as_secs_f64());
+}
+
+/// Bytes that came and were thrown away: of a fetch that was withdrawn or broke, or that another was faster than.
+pub(crate) fn wasted(bytes: u64) {
+    counter!("shoal_wasted_bytes_total").increment(bytes);
 }
 
 /// A piece that did not come.

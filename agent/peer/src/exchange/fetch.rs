@@ -12,14 +12,14 @@ use shoal_proto::limits::{
     ANSWER_DEADLINE, FETCH_BATCH_BYTES, FETCH_FLOOR_BYTES, FETCH_STALLED_AFTER,
 };
 use shoal_proto::wire::{Answer, Ask};
-use shoal_proto::{BlobInfo, FetchFailure, PieceIndex, PieceProof, Role};
+use shoal_proto::{BlobInfo, FetchFailure, PieceIndex, PieceProof};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::Exchange;
 use super::ask::{AskError, ask};
 use super::budget::Loan;
-use crate::metrics::{self, CheckedAt};
+use crate::metrics::{self, CheckedAt, Sender};
 use crate::pool;
 use crate::store::{PieceWriter, StoreError};
 use crate::trust::TrustError;
@@ -40,7 +40,7 @@ pub(crate) async fn fetch(exchange: &Exchange, errand: Errand) -> Result<(), Fet
     let begun = Instant::now();
     let brought = bring(exchange, errand).await;
     match &brought {
-        Ok(Some((role, bytes))) => metrics::downloaded(*role, *bytes, begun.elapsed()),
+        Ok(Some((sender, bytes))) => metrics::downloaded(*sender, *bytes, begun.elapsed()),
         Ok(None) => {}
         Err(failure) => metrics::piece_failed(failure),
     }
@@ -51,7 +51,7 @@ pub(crate) async fn fetch(exchange: &Exchange, errand: Errand) -> Result<(), Fet
 async fn bring(
     exchange: &Exchange,
     mut errand: Errand,
-) -> Result<Option<(Role, u64)>, FetchFailure> {
+) -> Result<Option<(Sender, u64)>, FetchFailure> {
     ready(&mut errand.view).await?;
     if holds(exchange, &errand) {
         return Ok(None);
@@ -73,12 +73,22 @@ async fn bring(
     let mut intake = Intake {
         writer: writer.in_batches_of(loan.bytes()),
         _loan: loan,
-        taken: 0,
+        taken: Taken {
+            bytes: 0,
+            kept: false,
+        },
         expected: u64::from(errand.info.geometry.len_of(errand.piece)),
     };
     intake.take_all(stream).await?;
     match pool::in_place(|| intake.writer.finish(&proof)) {
-        Ok(()) => Ok(Some((errand.link.role(), intake.expected))),
+        Ok(()) => {
+            intake.taken.kept = true;
+            let sender = Sender {
+                role: errand.link.role(),
+                near: *errand.link.zone() == exchange.zone,
+            };
+            Ok(Some((sender, intake.expected)))
+        }
         Err(StoreError::Superseded { .. }) => Ok(None),
         Err(error) if error.is_senders_fault() => {
             metrics::verify_failed(CheckedAt::Peer);
@@ -158,8 +168,22 @@ struct Intake {
     writer: PieceWriter,
     /// The writer's batch.
     _loan: Loan,
-    taken: u64,
+    taken: Taken,
     expected: u64,
+}
+
+/// Bytes that a fetch took in; those of a fetch that is dropped before its piece is held were for nothing.
+struct Taken {
+    bytes: u64,
+    kept: bool,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.kept && self.bytes > 0 {
+            metrics::wasted(self.bytes);
+        }
+    }
 }
 
 impl Intake {
@@ -173,8 +197,8 @@ impl Intake {
             else {
                 return Ok(());
             };
-            self.taken += part.len() as u64;
-            if self.taken > self.expected {
+            self.taken.bytes += part.len() as u64;
+            if self.taken.bytes > self.expected {
                 metrics::verify_failed(CheckedAt::Peer);
                 return Err(FetchFailure::Corrupt);
             }
