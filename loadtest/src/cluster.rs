@@ -1,8 +1,9 @@
 //! A whole cluster of the real binaries on loopback: one origin (its tracker inside) and agents.
 //!
 //! What for: the demonstration, `up`, and every test that must see the shipped binaries at work. What not for: shaped
-//! links or namespaces. Invariants: each process has its own data folder; ports are free ones; a process is ended by its
-//! own id and never outlives the [`Cluster`].
+//! links (a [`Member`] may be [`inside`](Member::inside) a namespace, but who makes it is elsewhere). Invariants: each
+//! process has its own data folder; ports are free ones; a process is ended by its own id and never outlives the
+//! [`Cluster`].
 
 pub mod client;
 pub mod config;
@@ -17,8 +18,10 @@ pub mod registry;
 pub mod trial;
 pub mod upstream;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +34,8 @@ use self::folder::RunFolder;
 use self::measure::Metrics;
 use self::ports::Ports;
 use self::process::Process;
+use crate::network::IP;
+use crate::network::room::Room;
 
 /// How long a process may take until it is ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -57,6 +62,14 @@ pub struct Member {
     addresses: Addresses,
     process: Option<Process>,
     http: reqwest::Client,
+    inside: Option<Inside>,
+}
+
+/// The namespace that a member runs in, and who reaches its ports there.
+#[derive(Debug)]
+struct Inside {
+    space: String,
+    room: Arc<Room>,
 }
 
 /// A running cluster.
@@ -87,7 +100,8 @@ impl Cluster {
         let folder = folder.sub("origin")?;
         for attempt in 1.. {
             let addresses = free_addresses()?;
-            let config = config::origin(&folder.join("data"), &addresses, &options.upstreams)?;
+            let config =
+                config::origin(&folder.join("data"), &addresses, &options.upstreams, None)?;
             let mut member = Member::new(
                 "origin",
                 "shoal-origin",
@@ -190,7 +204,15 @@ impl Member {
             addresses,
             process: None,
             http: client::http(),
+            inside: None,
         })
+    }
+
+    /// The same in the network namespace `space`; `room` is in it as well.
+    #[must_use]
+    pub fn inside(mut self, space: String, room: Arc<Room>) -> Self {
+        self.inside = Some(Inside { space, room });
+        self
     }
 
     /// Starts the process and waits until it is ready.
@@ -224,14 +246,20 @@ impl Member {
 
     /// Starts the process and does not wait.
     pub fn launch(&mut self) -> Result<()> {
-        let args = ["--config".into(), self.config_file().into()];
-        self.process = Some(Process::start(
-            &self.name,
-            &self.program,
-            &args,
-            &self.env,
-            &self.log(),
-        )?);
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(inside) = &self.inside {
+            // It becomes what it is told to run, so that the process id is that of our binary.
+            words.push(IP.path()?.into());
+            words.extend(["netns", "exec", &inside.space].map(Into::into));
+        }
+        words.extend([
+            self.program.clone().into(),
+            "--config".into(),
+            self.config_file().into(),
+        ]);
+        let (program, args) = (PathBuf::from(words.remove(0)), words);
+        let started = Process::start(&self.name, &program, &args, &self.env, &self.log())?;
+        self.process = Some(started);
         Ok(())
     }
 
@@ -264,13 +292,15 @@ impl Member {
     /// GET on the admin port: whether the status was 2xx, and the body.
     pub async fn admin(&self, path: &str) -> Result<(bool, String)> {
         let url = format!("http://{}/{path}", self.addresses.admin);
-        let answer = self
-            .http
-            .get(&url)
-            .timeout(Duration::from_secs(5))
-            .send()
-            .await?;
-        Ok((answer.status().is_success(), answer.text().await?))
+        let request = self.http.get(&url).timeout(Duration::from_secs(5));
+        let asking = async {
+            let answer = request.send().await?;
+            Ok((answer.status().is_success(), answer.text().await?))
+        };
+        match &self.inside {
+            Some(inside) => inside.room.run(asking).await?,
+            None => asking.await,
+        }
     }
 
     pub async fn metrics(&self) -> Result<Metrics> {

@@ -5,8 +5,10 @@
 
 pub mod cluster;
 pub mod demo;
+pub mod fanout;
 pub mod interrupt;
 pub mod layout;
+pub mod network;
 pub mod report;
 pub mod screen;
 pub mod sim;
@@ -30,6 +32,8 @@ enum Command {
     Compare(report::compare::CompareArgs),
     /// Show the main job with real parts: containerd pulls an image through Shoal, and the next nodes get it from the first
     Demo(demo::DemoArgs),
+    /// Run the real binaries on shaped links, each in a network namespace of its own (needs root)
+    Fanout(Box<fanout::FanoutArgs>),
     /// Draw the page of a report that was written earlier
     Report(report::draw::DrawArgs),
     /// Run the shipped core at scale in virtual time
@@ -43,6 +47,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Compare(args) => report::compare::run(&args),
         Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Fanout(args) => Box::pin(fanout::run(*args)).await,
         Command::Report(args) => report::draw::run(&args),
         Command::Simulate(args) => sim::run(&args),
         Command::Up(args) => Box::pin(up::run(args)).await,

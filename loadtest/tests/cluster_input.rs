@@ -54,7 +54,7 @@ impl Bench {
     }
 
     fn origin(&self, data: &Path) -> String {
-        config::origin(data, &self.addresses, &self.upstreams()).expect("a configuration")
+        config::origin(data, &self.addresses, &self.upstreams(), None).expect("a configuration")
     }
 
     fn agent(&self, data: &Path, token: &Path) -> String {

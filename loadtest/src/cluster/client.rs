@@ -86,7 +86,16 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Response> {
-        let mut url = format!("{}/v2/{path}", self.base);
+        self.request(method, &format!("v2/{path}"), headers).await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response> {
+        let mut url = format!("{}/{path}", self.base);
         if let Some(registry) = &self.namespace {
             url = format!("{url}?ns={}", registry.replace(':', "%3A"));
         }
@@ -190,6 +199,16 @@ impl Client {
         blob.finish()
     }
 
+    /// Tells an agent to fetch a blob, and waits until it has it.
+    pub async fn preheat(&self, repository: &str, digest: &Digest) -> Result<StatusCode> {
+        let path = format!("shoal/preheat/{repository}/blobs/{digest}");
+        let answer = self.request(Method::POST, &path, &[]).await?;
+        let status = answer.status();
+        // Read to its end, so that the connection can be used again.
+        answer.bytes().await?;
+        Ok(status)
+    }
+
     /// A whole image as containerd pulls it: tag, manifest, then every blob at once.
     pub async fn pull(&self, repository: &str, tag: &str) -> Result<Pulled> {
         let started = Instant::now();
@@ -205,6 +224,21 @@ impl Client {
         })
     }
 }
+
+/// What must never happen: a body that was whole and was not what it was asked to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongBytes {
+    pub digest: Digest,
+    pub bytes: u64,
+}
+
+impl std::fmt::Display for WrongBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "wrong bytes for {}", self.digest)
+    }
+}
+
+impl std::error::Error for WrongBytes {}
 
 /// A blob whose body is being read.
 #[derive(Debug)]
@@ -269,11 +303,10 @@ impl OpenBlob {
                 self.digest.short()
             );
         }
-        ensure!(
-            self.hasher.finish() == self.digest,
-            "wrong bytes for {}",
-            self.digest
-        );
+        if self.hasher.finish() != self.digest {
+            let (digest, bytes) = (self.digest, self.read);
+            return Err(WrongBytes { digest, bytes }.into());
+        }
         let whole = self.started.elapsed();
         Ok(Received {
             digest: self.digest,

@@ -104,6 +104,7 @@ struct OriginFile<'a> {
     peers: Listen,
     admin: Listen,
     tracker: Listen,
+    cluster: ClusterSection<'a>,
     upstream: &'a [RegistryEntry],
 }
 
@@ -129,6 +130,7 @@ pub fn origin(
     data_dir: &Path,
     addresses: &Addresses,
     upstreams: &[RegistryEntry],
+    zone: Option<&str>,
 ) -> Result<String> {
     Ok(toml::to_string(&OriginFile {
         data_dir,
@@ -143,6 +145,11 @@ pub fn origin(
         },
         tracker: Listen {
             listen: addresses.tracker,
+        },
+        cluster: ClusterSection {
+            trackers: Vec::new(),
+            join_token_file: None,
+            zone,
         },
         upstream: upstreams,
     })?)

@@ -8,7 +8,7 @@ mod body;
 mod script;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -32,6 +32,9 @@ pub use self::script::{Fault, Target};
 use self::body::{Damage, Pace};
 use self::script::Script;
 use crate::workload::{Image, Layer, MANIFEST_MEDIA_TYPE};
+
+/// Any free port.
+const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 /// How often one blob was asked for, and how much of it went out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +67,12 @@ struct Inside {
 impl Upstream {
     /// Serves these images, each as `(repository, tag, image)`, on a free port of loopback.
     pub async fn start(images: &[(&str, &str, &Image)]) -> Result<Self> {
-        Self::start_with(images, None).await
+        Self::start_with(images, None, LOOPBACK).await
+    }
+
+    /// The same at this address.
+    pub async fn start_at(address: SocketAddr, images: &[(&str, &str, &Image)]) -> Result<Self> {
+        Self::start_with(images, None, address).await
     }
 
     /// The same, but only to callers that send exactly this `Authorization`.
@@ -72,12 +80,13 @@ impl Upstream {
         images: &[(&str, &str, &Image)],
         authorization: &str,
     ) -> Result<Self> {
-        Self::start_with(images, Some(authorization.to_owned())).await
+        Self::start_with(images, Some(authorization.to_owned()), LOOPBACK).await
     }
 
     async fn start_with(
         images: &[(&str, &str, &Image)],
         authorization: Option<String>,
+        address: SocketAddr,
     ) -> Result<Self> {
         let mut inside = Inside {
             authorization,
@@ -96,7 +105,7 @@ impl Upstream {
                 .extend(image.blobs().into_iter().map(|blob| (blob.digest(), blob)));
         }
         let inside = Arc::new(inside);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let shutdown = CancellationToken::new();
         let router = Router::new()

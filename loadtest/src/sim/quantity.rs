@@ -21,6 +21,17 @@ impl Rate {
     pub fn bytes_per_sec(self) -> f64 {
         self.bits_per_sec / 8.0
     }
+
+    /// The same as a whole number.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is positive, and one beyond what a u64 holds may as well be that"
+    )]
+    #[must_use]
+    pub fn whole_bytes_per_sec(self) -> u64 {
+        self.bytes_per_sec().round() as u64
+    }
 }
 
 impl FromStr for Rate {

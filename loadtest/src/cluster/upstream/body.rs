@@ -18,6 +18,9 @@ const STEP_BYTES: u64 = 64 * 1024;
 /// Between the last bytes of a body that is cut and the cut.
 const REST: Duration = Duration::from_millis(50);
 
+/// How late the sender may be and still keep the rate.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
 /// Where a body goes wrong.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Damage {
@@ -62,7 +65,9 @@ impl Pace {
         }
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let from = free_at.filter(|at| *at > now).unwrap_or(now);
+        // A sender that woke late may catch up, or every late timer would make the line slower than it is said to be.
+        let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
+        let from = free_at.filter(|at| *at > earliest).unwrap_or(now);
         let until = from + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
         *free_at = Some(until);
         Some(until)
