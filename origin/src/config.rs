@@ -15,8 +15,10 @@ use shoal_daemon::telemetry::LogSection;
 use shoal_proto::wire::PeerAddress;
 use shoal_proto::{ClusterPublicKey, Zone};
 
+use crate::upstream::EnvProxies;
+
 pub use self::upstream::{
-    Access, RepositoryPattern, UpstreamConfig, UpstreamEntry, UpstreamRefusal,
+    Access, Defaults, RepositoryPattern, UpstreamConfig, UpstreamEntry, UpstreamRefusal,
 };
 
 /// Registries that are asked without being configured: what anybody may read there is shared.
@@ -40,6 +42,10 @@ pub struct RawConfig {
     pub registries: Vec<String>,
     /// Ask any registry with a public address that an agent names.
     pub allow_any_upstream: bool,
+    /// A Docker `config.json` for the registries that are `shared` and name no credential of their own.
+    pub auth_file: Option<PathBuf>,
+    /// A folder in the form of Docker's `certs.d`, with certificates by registry.
+    pub certs_dir: Option<PathBuf>,
     pub registry: ListenSection,
     pub peers: PeersSection,
     pub admin: AdminSection,
@@ -138,6 +144,8 @@ impl Default for RawConfig {
             data_dir: PathBuf::from("/var/lib/shoal/origin"),
             registries: REGISTRIES_DEFAULT.map(str::to_owned).into(),
             allow_any_upstream: false,
+            auth_file: None,
+            certs_dir: None,
             registry: ListenSection::default(),
             peers: PeersSection::default(),
             admin: AdminSection::default(),
@@ -227,6 +235,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub upstreams: Vec<UpstreamConfig>,
     pub allow_any_upstream: bool,
+    /// Those of the environment; filled in by `main`, since only it reads the environment.
+    pub proxies: EnvProxies,
     pub registry_listen: SocketAddr,
     pub peers_listen: SocketAddr,
     pub advertise: Option<PeerAddress>,
@@ -303,7 +313,11 @@ impl TryFrom<RawConfig> for Config {
         {
             return Err(ConfigRefusal::Tracker(bad.clone()));
         }
-        let upstreams = upstream::merge(&raw.registries, raw.upstream)?;
+        let defaults = Defaults {
+            auth_file: raw.auth_file,
+            certs_dir: raw.certs_dir,
+        };
+        let upstreams = upstream::merge(&raw.registries, raw.upstream, &defaults)?;
         if upstreams.is_empty() && !raw.allow_any_upstream {
             return Err(ConfigRefusal::NoUpstream);
         }
@@ -320,6 +334,7 @@ impl TryFrom<RawConfig> for Config {
             data_dir: raw.data_dir,
             upstreams,
             allow_any_upstream: raw.allow_any_upstream,
+            proxies: EnvProxies::default(),
             registry_listen: raw.registry.listen,
             peers_listen: raw.peers.listen,
             advertise: raw.peers.advertise.map(|addr| PeerAddress {

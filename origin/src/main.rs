@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use shoal_daemon::args::DaemonArgs;
 use shoal_origin::config::{Config, RawConfig};
+use shoal_origin::upstream::EnvProxies;
 
 /// Pulls each blob from its registry once, and seeds it to Shoal's agents.
 ///
@@ -18,11 +19,12 @@ struct Args {
 
 fn main() -> ExitCode {
     shoal_daemon::exit::main("shoal-origin", async |args: Args| {
-        let Some(config) = args.daemon.configure::<RawConfig, Config>()? else {
+        let Some(mut config) = args.daemon.configure::<RawConfig, Config>()? else {
             return Ok(());
         };
         shoal_daemon::telemetry::init(&config.log, args.daemon.log_filter())?;
         let shutdown = shoal_daemon::shutdown::on_signal()?;
+        config.proxies = EnvProxies::from_environment(shoal_daemon::config::process_environment());
         // One TLS provider for the process; a second installation could only be the same.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         shoal_origin::run(config, shutdown).await?;

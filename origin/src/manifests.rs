@@ -151,6 +151,11 @@ impl Manifests {
             stale,
             audience,
         } = found.map_err(|error| right.refusal(&error))?;
+        if right == Right::Everyone
+            && let Ok(registry) = self.inner.upstreams.registry(&repository.registry)
+        {
+            registry.foresee(&repository.name, &manifest.body);
+        }
         if !is_accepted(&ask.accept, &manifest.media_type) {
             let detail = format!(
                 "it is of type {}, which the Accept lines do not cover",

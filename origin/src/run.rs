@@ -161,11 +161,12 @@ impl Origin {
                 .clone()
                 .renew(own, options.credentials.clone(), shutdown.clone()),
         );
-        let upstreams = Arc::new(Upstreams::new(
+        let upstreams = Upstreams::new(
             config.upstreams.clone(),
             config.allow_any_upstream,
             timeouts(&config),
-        ));
+        );
+        let upstreams = Arc::new(upstreams.through(config.proxies.clone()));
         let callers = CallerKey::new(random_bytes()?);
         let seeder = Arc::new(seeding(
             &config, &upstreams, callers, &store, &identity, tasks, shutdown,
@@ -225,7 +226,7 @@ impl Origin {
         self.tracker.as_ref().map(Tracker::local_addr)
     }
 
-    async fn status(&self) -> serde_json::Value {
+    pub(crate) async fn status(&self) -> serde_json::Value {
         let peer = self.handle.status().await;
         let tracker = match &self.tracker {
             Some(tracker) => Some(tracker.status().await),

@@ -3,6 +3,8 @@
 mod blobs;
 mod cluster;
 mod private;
+mod real;
+mod secrets;
 mod tags;
 
 use std::net::SocketAddr;
@@ -39,9 +41,13 @@ impl Stage {
     }
 
     async fn start_with(dir: &Path, upstream: Vec<UpstreamEntry>) -> Self {
+        Self::start_as(config(dir, upstream)).await
+    }
+
+    async fn start_as(config: Config) -> Self {
         install_provider();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let origin = within(Origin::start(config(dir, upstream), &shutdown, &tasks))
+        let origin = within(Origin::start(config, &shutdown, &tasks))
             .await
             .unwrap();
         let client = reqwest::Client::builder()

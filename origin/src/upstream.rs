@@ -11,11 +11,15 @@ pub(crate) mod caller;
 pub(crate) mod challenge;
 pub mod error;
 pub mod guard;
+pub(crate) mod keyring;
 pub mod limit;
 pub(crate) mod manifest;
+pub mod proxy;
 pub(crate) mod pull;
 pub(crate) mod request;
+pub(crate) mod sizes;
 pub(crate) mod token;
+mod transport;
 
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -23,24 +27,29 @@ pub(crate) mod scripted;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Method;
 use reqwest::{Client, Url};
 use shoal_proto::{Digest, limits};
+use tokio::time::Instant;
 
-pub use self::auth::{Credentials, Standing};
+pub use self::auth::Standing;
 pub use self::error::UpstreamError;
+pub use self::keyring::Credentials;
+pub use self::proxy::EnvProxies;
 pub use self::request::Timeouts;
 
-use self::auth::{Auth, AuthOptions};
+use self::auth::{Auth, AuthOptions, TokenKey};
 use self::caller::Caller;
-use self::guard::{Guard, GuardedResolver};
-use self::limit::Circuit;
+use self::guard::Guard;
+use self::limit::{Circuit, Circuits};
 use self::pull::{Pull, content_length};
 use self::request::Call;
+use self::sizes::Sizes;
+use self::transport::{Stamp, TlsFiles};
 use crate::config::{Access, UpstreamConfig};
 
 /// A registry, asked through one client with one set of rules.
@@ -51,10 +60,15 @@ pub struct Registry {
     client: Client,
     guard: Arc<Guard>,
     auth: Arc<Auth>,
-    circuit: Arc<Circuit>,
+    circuits: Arc<Circuits>,
+    sizes: Arc<Sizes>,
     timeouts: Timeouts,
     /// In whose name it is asked, with that credential alone; nobody's: by the registry's policy.
     caller: Option<Caller>,
+    /// Its `/v2/` is being asked what it wants.
+    pinging: Arc<AtomicBool>,
+    /// The certificates that the client was built with.
+    stamp: Arc<Stamp>,
 }
 
 impl Registry {
@@ -62,19 +76,16 @@ impl Registry {
     ///
     /// # Errors
     /// The certificates it needs are missing or cannot be read.
-    pub fn new(config: UpstreamConfig, timeouts: Timeouts) -> Result<Self, UpstreamError> {
-        let base = config.url.clone();
-        let guard = Arc::new(Guard::new(
-            &base,
-            config.written_by_operator,
-            config.private_addresses,
-            config.plain_http(),
-        ));
-        let client = build_client(&config, &guard, timeouts).map_err(|detail| {
-            UpstreamError::Unavailable {
-                registry: config.registry.clone(),
-                detail,
-            }
+    pub fn new(
+        config: UpstreamConfig,
+        environment: &EnvProxies,
+        timeouts: Timeouts,
+    ) -> Result<Self, UpstreamError> {
+        let stamp = TlsFiles::find(&config).stamp();
+        let built = transport::build(&config, &stamp.0, environment, timeouts);
+        let (client, guard) = built.map_err(|detail| UpstreamError::Unavailable {
+            registry: config.registry.clone(),
+            detail,
         })?;
         let auth = Arc::new(Auth::new(AuthOptions {
             registry: config.registry.clone(),
@@ -85,14 +96,17 @@ impl Registry {
             timeout: timeouts.header,
         }));
         Ok(Self {
+            base: config.url.clone(),
             config: Arc::new(config),
-            base,
             client,
             guard,
             auth,
-            circuit: Arc::default(),
+            circuits: Arc::default(),
+            sizes: Arc::default(),
             timeouts,
             caller: None,
+            pinging: Arc::default(),
+            stamp: Arc::new(stamp),
         })
     }
 
@@ -102,6 +116,60 @@ impl Registry {
         Self {
             caller: Some(caller),
             ..self.clone()
+        }
+    }
+
+    /// Who is to wait when upstream asks those for a pause that ask with this right.
+    fn circuit(&self, standing: Standing) -> Arc<Circuit> {
+        match &self.caller {
+            Some(caller) => self.circuits.of_caller(caller.id()),
+            None => self.circuits.of(standing),
+        }
+    }
+
+    /// The same registry, with the certificates as they are now and the pauses it asked for before.
+    fn renewed(&self, environment: &EnvProxies) -> Result<Self, UpstreamError> {
+        let mut renewed = Self::new((*self.config).clone(), environment, self.timeouts)?;
+        renewed.circuits = Arc::clone(&self.circuits);
+        Ok(renewed)
+    }
+
+    fn has_new_certificates(&self) -> bool {
+        TlsFiles::find(&self.config).stamp() != *self.stamp
+    }
+
+    /// The token that a repository is asked for with.
+    fn home_key(&self, repository: &str) -> TokenKey {
+        TokenKey {
+            place: self.base.origin().ascii_serialization(),
+            standing: self.standing(repository),
+            repository: repository.to_owned(),
+        }
+    }
+
+    /// A manifest of a repository was answered: its blobs will be asked for next. Their lengths are noted, and a token
+    /// for the repository is fetched ahead, so that no first byte waits for it.
+    pub(crate) fn foresee(self: &Arc<Self>, repository: &str, manifest: &[u8]) {
+        self.sizes.note(repository, manifest);
+        let key = self.home_key(repository);
+        let paused = self.circuit(key.standing).pause(Instant::now());
+        if paused.is_some() || self.auth.prepare(&key) {
+            return;
+        }
+        if self.pinging.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // Nothing was asked of it since this origin started: its `/v2/` says what it wants.
+        let this = Arc::clone(self);
+        let asked = self.auth.run_ahead(async move {
+            if let Ok(headers) = this.ping().await {
+                this.auth.learn(&key.place, &this.base, &headers);
+                this.auth.prepare(&key);
+            }
+            this.pinging.store(false, Ordering::Relaxed);
+        });
+        if !asked {
+            self.pinging.store(false, Ordering::Relaxed);
         }
     }
 
@@ -164,7 +232,8 @@ impl Registry {
             from: 0,
         };
         let response = self.call(&call).await?;
-        let bytes = content_length(&response).ok_or_else(|| UpstreamError::NoLength {
+        let told = content_length(&response).or_else(|| self.sizes.of(repository, digest));
+        let bytes = told.ok_or_else(|| UpstreamError::NoLength {
             registry: self.name().to_owned(),
         })?;
         if bytes > limits::BLOB_BYTES_MAX {
@@ -201,60 +270,28 @@ impl Registry {
     }
 }
 
-fn build_client(
-    config: &UpstreamConfig,
-    guard: &Arc<Guard>,
-    timeouts: Timeouts,
-) -> Result<Client, String> {
-    let extra = match &config.ca_file {
-        Some(path) => read_certificates(path)?,
-        None => Vec::new(),
-    };
-    let builder = || {
-        let builder = Client::builder()
-            .user_agent(concat!("shoal-origin/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(timeouts.connect)
-            .http1_only()
-            .pool_max_idle_per_host(16)
-            .dns_resolver(GuardedResolver(Arc::clone(guard)));
-        // A proxy of the environment is for the world outside; what is near is reached directly.
-        if config.private_addresses || config.plain_http() {
-            builder.no_proxy()
-        } else {
-            builder
-        }
-    };
-    match builder().tls_certs_merge(extra.clone()).build() {
-        Ok(client) => Ok(client),
-        // A host without any certificate of its own still reaches a registry that speaks plain HTTP.
-        Err(_) if config.plain_http() => {
-            builder().tls_certs_only(extra).build().map_err(|_| "its HTTP client cannot be set up".to_owned())
-        }
-        Err(_) => Err("this host has no CA certificates; install the package ca-certificates, or set `ca_file`".to_owned()),
-    }
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
-    let pem = std::fs::read(path)
-        .map_err(|error| format!("cannot read ca_file {}: {error}", path.display()))?;
-    reqwest::Certificate::from_pem_bundle(&pem)
-        .map_err(|_| format!("ca_file {} holds no PEM certificates", path.display()))
-}
-
 /// All registries that may be asked.
 #[derive(Debug)]
 pub struct Upstreams {
     listed: BTreeMap<String, UpstreamConfig>,
     allow_any: bool,
+    environment: EnvProxies,
     timeouts: Timeouts,
     /// Made when first asked: a registry that nobody asks needs no client and no certificates.
-    made: Mutex<BTreeMap<String, Arc<Registry>>>,
+    made: Mutex<BTreeMap<String, Made>>,
+}
+
+#[derive(Debug)]
+struct Made {
+    registry: Arc<Registry>,
+    /// When its certificates were last looked at.
+    looked: Instant,
 }
 
 /// Registries known at once when any may be asked.
 const MADE_MAX: usize = 256;
+/// How often the certificates of a registry are looked at, whether they have changed.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 impl Upstreams {
     /// The registries of the configuration.
@@ -267,9 +304,17 @@ impl Upstreams {
         Self {
             listed,
             allow_any,
+            environment: EnvProxies::default(),
             timeouts,
             made: Mutex::default(),
         }
+    }
+
+    /// The same, through the proxies of the environment.
+    #[must_use]
+    pub fn through(mut self, environment: EnvProxies) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// The registry of that name, when it may be asked.
@@ -277,9 +322,17 @@ impl Upstreams {
     /// # Errors
     /// It is not allowed, or its certificates are missing.
     pub fn registry(&self, name: &str) -> Result<Arc<Registry>, UpstreamError> {
+        self.registry_at(name, Instant::now())
+    }
+
+    fn registry_at(&self, name: &str, now: Instant) -> Result<Arc<Registry>, UpstreamError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(registry) = made.get(name) {
-            return Ok(Arc::clone(registry));
+        if let Some(made) = made.get_mut(name) {
+            if now.duration_since(made.looked) >= LOOK_EVERY {
+                made.looked = now;
+                self.renew(&mut made.registry);
+            }
+            return Ok(Arc::clone(&made.registry));
         }
         let not_allowed = || UpstreamError::NotAllowed {
             registry: name.chars().take(limits::REGISTRY_NAME_BYTES_MAX).collect(),
@@ -291,9 +344,32 @@ impl Upstreams {
             }
             None => return Err(not_allowed()),
         };
-        let registry = Arc::new(Registry::new(config, self.timeouts)?);
-        made.insert(name.to_owned(), Arc::clone(&registry));
+        let registry = Arc::new(Registry::new(config, &self.environment, self.timeouts)?);
+        let first = Made {
+            registry: Arc::clone(&registry),
+            looked: now,
+        };
+        made.insert(name.to_owned(), first);
         Ok(registry)
+    }
+
+    /// Takes up certificates that have changed; what is under way goes on with the old ones.
+    fn renew(&self, registry: &mut Arc<Registry>) {
+        if !registry.has_new_certificates() {
+            return;
+        }
+        match registry.renewed(&self.environment) {
+            Ok(renewed) => {
+                tracing::info!(
+                    registry = registry.name(),
+                    "certificates have changed and are taken up"
+                );
+                *registry = Arc::new(renewed);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "certificates have changed; the old ones stay in use")
+            }
+        }
     }
 
     /// Whether the registry of that name may be asked.

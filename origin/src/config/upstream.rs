@@ -4,61 +4,21 @@
 //! repositories listed, and so shares those with the whole cluster; `authorize` asks the registry about each caller,
 //! with the caller's own credential. docs/SECURITY.md says what each keeps from whom.
 
+mod entry;
 mod pattern;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
 use shoal_daemon::config::Span;
 use shoal_proto::limits;
 
+pub use self::entry::{AccessKind, Defaults, UpstreamEntry};
 pub use self::pattern::RepositoryPattern;
 use crate::upstream::Credentials;
 use crate::upstream::guard::is_local;
-
-/// One `[[upstream]]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct UpstreamEntry {
-    /// The registry as image references name it: `ghcr.io`, `127.0.0.1:5000`.
-    pub registry: String,
-    /// Where it is, when that is not `https://` and its name.
-    pub url: Option<String>,
-    /// Whether it speaks HTTP without TLS; short for a `url` that begins with `http://`.
-    pub plain_http: bool,
-    /// Whether it may redirect to private addresses; unsaid, only when it has one itself.
-    pub private_addresses: Option<bool>,
-    /// Who may have its content: `public`, `shared` or `authorize`.
-    pub access: AccessKind,
-    /// With `authorize`: how long the registry's yes to a caller's credential holds, at most five minutes. A revoked
-    /// credential works no longer than that.
-    pub verdict_hold: Option<Span>,
-    /// With `shared`: the repositories fetched with the credential; `*` stands for anything.
-    pub repositories: Vec<String>,
-    /// With `shared`: the user.
-    pub username: Option<String>,
-    /// With `shared`: a file that holds the user's password.
-    pub password_file: Option<PathBuf>,
-    /// Certificates in PEM form to trust beside the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Hosts of token servers, other than the registry's own site, that may see the credential.
-    pub realm_hosts: Vec<String>,
-}
-
-/// The name of a policy.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AccessKind {
-    /// What the registry lets each caller read, asked with the caller's own credential.
-    Authorize,
-    /// What anybody may read.
-    #[default]
-    Public,
-    /// What this origin may read, of the repositories listed.
-    Shared,
-}
+use crate::upstream::proxy::ProxyChoice;
 
 /// Who may have the content of a registry.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -90,6 +50,10 @@ pub struct UpstreamConfig {
     pub access: Access,
     pub credentials: Option<Credentials>,
     pub ca_file: Option<PathBuf>,
+    /// A certificate to show, and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    pub certs_dir: Option<PathBuf>,
+    pub proxy: ProxyChoice,
     pub realm_hosts: Vec<String>,
 }
 
@@ -103,6 +67,14 @@ pub enum UpstreamRefusal {
     #[error("upstream {registry}: `username` and `password_file` go together; give both or none")]
     CredentialHalf { registry: String },
     #[error(
+        "upstream {registry}: a credential is either `username` and `password_file` or an `auth_file`; give one of them"
+    )]
+    CredentialTwice { registry: String },
+    #[error(
+        "upstream {registry}: `client_cert_file` and `client_key_file` go together; give both or none"
+    )]
+    CertificateHalf { registry: String },
+    #[error(
         "upstream {registry}: verdict_hold = {hold} does not fit: it goes with access = \"authorize\" and is at most 5m, since a revoked credential works for so long"
     )]
     Hold { registry: String, hold: Span },
@@ -111,7 +83,15 @@ pub enum UpstreamRefusal {
     )]
     Name { registry: String },
     #[error(
-        "upstream {registry}: access = \"shared\" needs `username`, `password_file` and `repositories`, for example [\"team/*\"]"
+        "upstream {registry}: proxy `{proxy}` is neither none nor the address of an http or https proxy; write for example http://proxy.example:3128"
+    )]
+    Proxy { registry: String, proxy: String },
+    #[error(
+        "upstream {registry}: `no_proxy` is for a `proxy` of its own; set NO_PROXY in the environment instead"
+    )]
+    ProxyUnused { registry: String },
+    #[error(
+        "upstream {registry}: access = \"shared\" needs `repositories`, for example [\"team/*\"], and a credential: `username` and `password_file`, or `auth_file` here or for all registries"
     )]
     SharedWhat { registry: String },
     #[error("upstream {registry} is listed twice; keep one")]
@@ -138,6 +118,9 @@ impl UpstreamConfig {
             access: Access::Public,
             credentials: None,
             ca_file: None,
+            client_certificate: None,
+            certs_dir: None,
+            proxy: ProxyChoice::default(),
             realm_hosts: Vec::new(),
         })
     }
@@ -153,10 +136,11 @@ impl UpstreamConfig {
 pub(crate) fn merge(
     names: &[String],
     entries: Vec<UpstreamEntry>,
+    defaults: &Defaults,
 ) -> Result<Vec<UpstreamConfig>, UpstreamRefusal> {
     let mut out: Vec<UpstreamConfig> = Vec::new();
     for entry in entries {
-        let config = UpstreamConfig::try_from(entry)?;
+        let config = UpstreamConfig::new(entry, defaults)?;
         if out.iter().any(|other| other.registry == config.registry) {
             return Err(UpstreamRefusal::Twice {
                 registry: config.registry,
@@ -171,6 +155,7 @@ pub(crate) fn merge(
         if !out.iter().any(|other| other.registry == public.registry) {
             out.push(UpstreamConfig {
                 listed: true,
+                certs_dir: defaults.certs_dir.clone(),
                 ..public
             });
         }
@@ -178,58 +163,41 @@ pub(crate) fn merge(
     Ok(out)
 }
 
-impl TryFrom<UpstreamEntry> for UpstreamConfig {
-    type Error = UpstreamRefusal;
-
-    fn try_from(entry: UpstreamEntry) -> Result<Self, UpstreamRefusal> {
-        let registry = entry.registry;
-        if !is_registry_name(&registry) {
+impl UpstreamConfig {
+    /// A registry with an entry of its own.
+    ///
+    /// # Errors
+    /// Says what is wrong with the entry.
+    pub fn new(entry: UpstreamEntry, defaults: &Defaults) -> Result<Self, UpstreamRefusal> {
+        if !is_registry_name(&entry.registry) {
+            let registry = entry.registry;
             return Err(UpstreamRefusal::Name { registry });
         }
         let scheme = if entry.plain_http { "http" } else { "https" };
         let url = entry
             .url
-            .unwrap_or_else(|| format!("{scheme}://{}", api_host(&registry)));
+            .clone()
+            .unwrap_or_else(|| format!("{scheme}://{}", api_host(&entry.registry)));
         let Some(url) = parse_url(&url) else {
+            let registry = entry.registry;
+            let url = without_user(&url);
             return Err(UpstreamRefusal::Url { registry, url });
         };
-        let credentials = match (entry.username, entry.password_file) {
-            (Some(username), Some(password_file)) => Some(Credentials {
-                username,
-                password_file,
-            }),
-            (None, None) => None,
-            _ => return Err(UpstreamRefusal::CredentialHalf { registry }),
-        };
-        let hold = entry
-            .verdict_hold
-            .map_or(limits::VERDICT_HOLD_MAX, Span::duration);
-        if let Some(span) = entry.verdict_hold
-            && (entry.access != AccessKind::Authorize || hold > limits::VERDICT_HOLD_MAX)
-        {
-            return Err(UpstreamRefusal::Hold {
-                registry,
-                hold: span,
-            });
-        }
-        let access = match (entry.access, &credentials) {
-            (AccessKind::Public, None) => Access::Public,
-            (AccessKind::Authorize, None) => Access::Authorize { hold },
-            (AccessKind::Authorize | AccessKind::Public, Some(_)) => {
-                return Err(UpstreamRefusal::CredentialUnused { registry });
+        let own = entry.credentials()?;
+        entry.hold()?;
+        let access = entry.access(own.is_some(), defaults)?;
+        let credentials = match (&access, own, &defaults.auth_file) {
+            (Access::Authorize { .. } | Access::Public, ..) => None,
+            (Access::Shared { .. }, None, Some(path)) => {
+                Some(Credentials::AuthFile { path: path.clone() })
             }
-            (AccessKind::Shared, Some(_)) if !entry.repositories.is_empty() => Access::Shared {
-                repositories: entry
-                    .repositories
-                    .into_iter()
-                    .map(RepositoryPattern::new)
-                    .collect(),
-            },
-            (AccessKind::Shared, _) => return Err(UpstreamRefusal::SharedWhat { registry }),
+            (Access::Shared { .. }, own, _) => own,
         };
+        let client_certificate = entry.client_certificate()?;
+        let proxy = entry.proxy()?;
         let local = url.host_str().is_some_and(is_local);
         Ok(Self {
-            registry,
+            registry: entry.registry,
             url,
             written_by_operator: true,
             listed: true,
@@ -237,9 +205,25 @@ impl TryFrom<UpstreamEntry> for UpstreamConfig {
             access,
             credentials,
             ca_file: entry.ca_file,
+            client_certificate,
+            certs_dir: defaults.certs_dir.clone(),
+            proxy,
             realm_hosts: entry.realm_hosts,
         })
     }
+}
+
+impl TryFrom<UpstreamEntry> for UpstreamConfig {
+    type Error = UpstreamRefusal;
+
+    fn try_from(entry: UpstreamEntry) -> Result<Self, UpstreamRefusal> {
+        Self::new(entry, &Defaults::default())
+    }
+}
+
+/// What may be repeated of a URL that somebody wrote a password into.
+fn without_user(url: &str) -> String {
+    url.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
 fn parse_url(text: &str) -> Option<Url> {
@@ -297,7 +281,12 @@ mod tests {
 
     #[test]
     fn docker_hub_is_asked_where_its_api_is() {
-        let merged = merge(&["docker.io".into(), "quay.io".into()], Vec::new()).unwrap();
+        let merged = merge(
+            &["docker.io".into(), "quay.io".into()],
+            Vec::new(),
+            &Defaults::default(),
+        )
+        .unwrap();
         assert_eq!(merged[0].url.as_str(), "https://registry-1.docker.io/");
         assert_eq!(merged[1].url.as_str(), "https://quay.io/");
     }
@@ -308,7 +297,7 @@ mod tests {
             url: Some("http://127.0.0.1:5000".into()),
             ..entry("docker.io")
         };
-        let merged = merge(&["docker.io".into()], vec![local]).unwrap();
+        let merged = merge(&["docker.io".into()], vec![local], &Defaults::default()).unwrap();
         assert_eq!(merged.len(), 1);
         assert!(merged[0].plain_http() && merged[0].written_by_operator);
         let plain = UpstreamEntry {
@@ -319,6 +308,32 @@ mod tests {
             UpstreamConfig::try_from(plain).unwrap().url.as_str(),
             "http://10.0.0.1:5000/"
         );
+    }
+
+    #[test]
+    fn what_is_said_of_all_registries_holds_where_nothing_else_is_said() {
+        let defaults = Defaults {
+            auth_file: Some("/all.json".into()),
+            certs_dir: Some("/certs.d".into()),
+        };
+        let shared = |auth_file: Option<&str>| UpstreamEntry {
+            access: AccessKind::Shared,
+            repositories: vec!["team/*".into()],
+            auth_file: auth_file.map(Into::into),
+            ..entry("ghcr.io")
+        };
+        for (own, expected) in [(None, "/all.json"), (Some("/own.json"), "/own.json")] {
+            let merged = merge(&["quay.io".into()], vec![shared(own)], &defaults).unwrap();
+            let path = PathBuf::from(expected);
+            assert_eq!(merged[0].credentials, Some(Credentials::AuthFile { path }));
+            // A registry that is public sees no credential, whatever the file holds.
+            assert_eq!(merged[1].credentials, None);
+            assert!(
+                merged
+                    .iter()
+                    .all(|config| config.certs_dir == defaults.certs_dir)
+            );
+        }
     }
 
     #[test]
@@ -393,63 +408,39 @@ mod tests {
 
     #[test]
     fn wrong_entries_are_refused() {
-        let password_file = Some(PathBuf::from("/p"));
         let cases = [
+            (r#""url":"ftp://x""#, "url"),
+            (r#""url":"https://u:canary@x""#, "url"),
+            (r#""username":"u""#, "go together"),
+            (r#""username":"u","password_file":"/p""#, "not `shared`"),
+            (r#""access":"shared""#, "needs"),
             (
-                UpstreamEntry {
-                    url: Some("ftp://x".into()),
-                    ..entry("x")
-                },
-                "url",
-            ),
-            (
-                UpstreamEntry {
-                    url: Some("https://u:p@x".into()),
-                    ..entry("x")
-                },
-                "url",
-            ),
-            (
-                UpstreamEntry {
-                    username: Some("u".into()),
-                    ..entry("x")
-                },
-                "go together",
-            ),
-            (
-                UpstreamEntry {
-                    username: Some("u".into()),
-                    password_file: password_file.clone(),
-                    ..entry("x")
-                },
-                "not `shared`",
-            ),
-            (
-                UpstreamEntry {
-                    access: AccessKind::Shared,
-                    ..entry("x")
-                },
-                "needs",
-            ),
-            (
-                UpstreamEntry {
-                    access: AccessKind::Shared,
-                    username: Some("u".into()),
-                    password_file,
-                    ..entry("x")
-                },
+                r#""access":"shared","username":"u","password_file":"/p""#,
                 "repositories",
             ),
+            (
+                r#""username":"u","password_file":"/p","auth_file":"/a""#,
+                "give one of them",
+            ),
+            (r#""client_key_file":"/k""#, "go together"),
+            (r#""proxy":"socks5://p""#, "http or https proxy"),
+            (r#""proxy":"http://u:canary@p""#, "proxy `p` is neither"),
+            (r#""no_proxy":["a"]"#, "NO_PROXY"),
         ];
-        for (entry, expected) in cases {
-            let text = format!("{entry:?}");
-            let error = UpstreamConfig::try_from(entry)
-                .expect_err(&text)
-                .to_string();
+        for (keys, expected) in cases {
+            let text = format!(r#"{{"registry":"x.example",{keys}}}"#);
+            let entry: UpstreamEntry = serde_json::from_str(&text).unwrap();
+            let error = UpstreamConfig::try_from(entry).expect_err(&text);
+            let error = error.to_string();
             assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains("canary"), "{error}");
         }
         assert!(matches!(
-            merge(&[], vec![entry("a.example"), entry("a.example")]),
+            merge(
+                &[],
+                vec![entry("a.example"), entry("a.example")],
+                &Defaults::default()
+            ),
             Err(UpstreamRefusal::Twice { .. })
         ));
     }

@@ -1,62 +1,36 @@
 //! The token dance: a challenge in, an `Authorization` header out.
 //!
 //! For: one registry and the hosts it redirects to; Bearer tokens by scope, Basic where a credential is configured.
-//! Not for: sending requests to the registry itself, or a client's own credential (policy `authorize`).
+//! What a registry asked for once is remembered, so that later tokens are fetched without earning a 401 first, and a
+//! token that is about to end is replaced while the old one is still in use. Not for: sending requests to the registry
+//! itself, reading credentials (that is `keyring`), or a client's own credential (policy `authorize`).
 //!
 //! Invariants: a credential goes only to the registry's own host and to a token server of the same site (or one that
 //! the operator listed); a token only to the host whose challenge it answers; one token fetch for each
-//! (host, credential, scope) at a time; one token for one scope. Nothing secret is printed, and all of it is wiped
-//! when dropped. Tokens are opaque.
+//! (host, credential, scope) at a time; one token for one scope. Nothing secret is printed; what is kept of it here is
+//! wiped when dropped. Tokens are opaque.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+mod book;
+mod shop;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest::{Client, Url};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
+use self::book::{Book, Fetch, Phase, settle};
+use self::shop::{Order, Shop};
 use super::challenge::{Challenge, parse_challenges};
 use super::error::UpstreamError;
-use super::guard::{Guard, GuardError, same_site, secret_header};
-use super::token::{TOKEN_LIFE_DEFAULT, TokenAsk};
+use super::guard::{Guard, GuardError, same_site};
+use super::keyring::{Credentials, Keyring};
 
-/// Tokens remembered for one registry.
-const TOKENS_MAX: usize = 4096;
-
-/// A configured user of a registry. The password is read from its file whenever a challenge is answered, so that a
-/// rotated one is taken up without a restart.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// The user's name.
-    pub username: String,
-    /// Where the password is kept.
-    pub password_file: PathBuf,
-}
-
-impl Credentials {
-    async fn basic(&self) -> Result<Zeroizing<String>, String> {
-        let password = tokio::fs::read_to_string(&self.password_file)
-            .await
-            .map(Zeroizing::new)
-            .map_err(|error| format!("cannot read {}: {error}", self.password_file.display()))?;
-        let pair = Zeroizing::new(format!(
-            "{}:{}",
-            self.username,
-            password.trim_end_matches(['\r', '\n'])
-        ));
-        Ok(Zeroizing::new(format!(
-            "Basic {}",
-            STANDARD.encode(pair.as_bytes())
-        )))
-    }
-}
+/// Tokens being fetched ahead of need, for one registry.
+const AHEAD_MAX: usize = 64;
 
 /// With what right a request is made.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -73,7 +47,13 @@ pub(crate) struct TokenKey {
     /// Scheme, host and port.
     pub(crate) place: String,
     pub(crate) standing: Standing,
-    pub(crate) scope: String,
+    pub(crate) repository: String,
+}
+
+impl TokenKey {
+    fn scope(&self) -> String {
+        format!("repository:{}:pull", self.repository)
+    }
 }
 
 /// The header of one request, and what to say when it was not good enough.
@@ -96,36 +76,37 @@ impl std::fmt::Debug for Authorization {
     }
 }
 
-#[derive(Debug)]
-struct Kept {
-    authorization: Authorization,
-    refresh_at: Instant,
+/// What a place wants to see, as far as it has said so.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// A user and a password with each request.
+    Basic,
+    /// A token from this server.
+    Bearer {
+        realm: Url,
+        service: Option<String>,
+        scope: Option<String>,
+        /// Whether the credential may be shown to that server.
+        near: bool,
+    },
+    /// Nothing: it answered without.
+    Nothing,
 }
-
-type Fetch = Shared<BoxFuture<'static, Result<Authorization, UpstreamError>>>;
 
 /// The headers known for one registry, and those being fetched.
 pub(crate) struct Auth {
-    registry: String,
-    client: Client,
+    shop: Shop,
     guard: Arc<Guard>,
-    credentials: Option<Credentials>,
     realm_hosts: Vec<String>,
-    timeout: Duration,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    kept: BTreeMap<TokenKey, Kept>,
-    fetching: BTreeMap<TokenKey, Fetch>,
-    serial: u64,
+    book: Arc<Mutex<Book>>,
+    /// Fetches that nobody waits for yet; they end with the registry.
+    ahead: Mutex<JoinSet<()>>,
 }
 
 impl std::fmt::Debug for Auth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Auth")
-            .field("registry", &self.registry)
+            .field("registry", &self.shop.registry)
             .finish_non_exhaustive()
     }
 }
@@ -143,33 +124,102 @@ pub(crate) struct AuthOptions {
 
 impl Auth {
     pub(crate) fn new(options: AuthOptions) -> Self {
-        let AuthOptions {
-            registry,
-            client,
-            guard,
-            credentials,
-            realm_hosts,
-            timeout,
-        } = options;
+        let keyring = options
+            .credentials
+            .map(|credentials| Keyring::new(options.registry.clone(), credentials));
         Self {
-            registry,
-            client,
-            guard,
-            credentials,
-            realm_hosts,
-            timeout,
-            state: Arc::default(),
+            shop: Shop {
+                registry: options.registry,
+                client: options.client,
+                keyring,
+                timeout: options.timeout,
+            },
+            guard: options.guard,
+            realm_hosts: options.realm_hosts,
+            book: Arc::default(),
+            ahead: Mutex::default(),
         }
     }
 
-    /// What is known to be good for it, if anything: a token in the first four fifths of its life, or Basic.
-    pub(crate) fn known(&self, key: &TokenKey) -> Option<Authorization> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state
-            .kept
-            .get(key)
-            .filter(|kept| Instant::now() < kept.refresh_at)
-            .map(|kept| kept.authorization.clone())
+    /// The header to send, if one is known to be wanted: one in hand, or one that is fetched now because this place
+    /// has said before what it wants. `None`: send without, and see.
+    pub(crate) async fn ready(
+        &self,
+        key: &TokenKey,
+    ) -> Result<Option<Authorization>, UpstreamError> {
+        let (fetch, wait) = {
+            let mut book = self.book();
+            match book.phase(key, Instant::now()) {
+                Phase::Good(authorization) => return Ok(Some(authorization)),
+                Phase::Ending(authorization) => {
+                    let fetch = self.start_known(&mut book, key);
+                    (fetch, Some(authorization))
+                }
+                Phase::Missing => (self.start_known(&mut book, key), None),
+            }
+        };
+        match (fetch, wait) {
+            (None, in_hand) => Ok(in_hand),
+            (Some(fetch), Some(in_hand)) => {
+                self.go_ahead(key, fetch);
+                Ok(Some(in_hand))
+            }
+            (Some(fetch), None) => {
+                let result = settle(&self.book, key, fetch).await;
+                if result.is_err() {
+                    // Perhaps it wants something else by now: the next attempt asks.
+                    self.book().forget(&key.place);
+                }
+                result.map(Some)
+            }
+        }
+    }
+
+    /// Sees to it that a header is in hand when it is needed; nobody waits for it. `false`: this place has not said
+    /// yet what it wants.
+    pub(crate) fn prepare(&self, key: &TokenKey) -> bool {
+        let mut book = self.book();
+        if !book.knows(&key.place) {
+            return false;
+        }
+        let fetch = match book.phase(key, Instant::now()) {
+            Phase::Good(_) => None,
+            Phase::Ending(_) | Phase::Missing => self.start_known(&mut book, key),
+        };
+        drop(book);
+        if let Some(fetch) = fetch {
+            self.go_ahead(key, fetch);
+        }
+        true
+    }
+
+    /// Runs a task that nobody waits for; it ends with the registry, if not before. `false`: too many run already.
+    pub(crate) fn run_ahead(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        while ahead.try_join_next().is_some() {}
+        let room = ahead.len() < AHEAD_MAX;
+        if room {
+            ahead.spawn(task);
+        }
+        room
+    }
+
+    /// Whether a header in the first part of its life is in hand.
+    #[cfg(test)]
+    pub(crate) fn is_good(&self, key: &TokenKey) -> bool {
+        matches!(self.book().phase(key, Instant::now()), Phase::Good(_))
+    }
+
+    /// A place answered without a header.
+    pub(crate) fn wants_nothing(&self, place: &str) {
+        self.book().note_if_new(place, Wanted::Nothing);
+    }
+
+    /// Learns what a place wants from the challenges of its `/v2/`, for which no token was asked yet.
+    pub(crate) fn learn(&self, place: &str, at: &Url, headers: &HeaderMap) {
+        if let Ok(wanted) = self.choose(at, headers) {
+            self.book().note(place, wanted);
+        }
     }
 
     /// Answers the challenges of a 401. `rejected` is the header that earned it, if one was sent; `home` says whether
@@ -183,102 +233,141 @@ impl Auth {
         headers: &HeaderMap,
     ) -> Result<Authorization, UpstreamError> {
         let fetch = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            match (state.kept.get(key), rejected) {
+            let mut book = self.book();
+            match (book.in_hand(key, Instant::now()), rejected) {
                 // Somebody has fetched a newer one meanwhile.
-                (Some(kept), Some(rejected)) if kept.authorization.serial > rejected.serial => {
-                    return Ok(kept.authorization.clone());
+                (Some(newer), Some(rejected)) if newer.serial > rejected.serial => {
+                    return Ok(newer);
                 }
-                (Some(kept), None) if Instant::now() < kept.refresh_at => {
-                    return Ok(kept.authorization.clone());
-                }
+                (Some(newer), None) => return Ok(newer),
                 _ => {}
             }
-            if let Some(fetch) = state.fetching.get(key) {
-                fetch.clone()
-            } else {
-                let challenge = self.choose(key, at, home, headers)?;
-                let fetch = self.fetch(key.clone(), challenge).boxed().shared();
-                state.fetching.insert(key.clone(), fetch.clone());
-                fetch
+            match book.fetching(key) {
+                Some(fetch) => fetch,
+                None => {
+                    let wanted = self.choose(at, headers)?;
+                    if home {
+                        book.note(&key.place, wanted.clone());
+                    }
+                    self.start(&mut book, key, home, &wanted, rejected.is_some())?
+                }
             }
         };
-        let result = fetch.clone().await;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state
-            .fetching
-            .get(key)
-            .is_some_and(|running| running.ptr_eq(&fetch))
-        {
-            state.fetching.remove(key);
-        }
-        result
+        settle(&self.book, key, fetch).await
     }
 
-    fn choose(
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn go_ahead(&self, key: &TokenKey, fetch: Fetch) {
+        let (book, key) = (Arc::clone(&self.book), key.clone());
+        self.run_ahead(async move {
+            if let Err(error) = settle(&book, &key, fetch).await {
+                tracing::debug!(place = key.place, %error, "no token ahead of need");
+            }
+        });
+    }
+
+    /// A fetch of what its place is known to want; only the registry's own host is known.
+    fn start_known(&self, book: &mut Book, key: &TokenKey) -> Option<Fetch> {
+        if let Some(fetch) = book.fetching(key) {
+            return Some(fetch);
+        }
+        let wanted = book.wanted(&key.place)?;
+        self.start(book, key, true, &wanted, false).ok()
+    }
+
+    fn start(
         &self,
+        book: &mut Book,
         key: &TokenKey,
-        at: &Url,
         home: bool,
-        headers: &HeaderMap,
-    ) -> Result<Chosen, UpstreamError> {
-        let credentials = self
-            .credentials
-            .clone()
-            .filter(|_| home && key.standing == Standing::Configured);
-        let challenges = parse_challenges(headers);
-        let bearer = challenges.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer {
+        wanted: &Wanted,
+        rejected: bool,
+    ) -> Result<Fetch, UpstreamError> {
+        let trusted = home && key.standing == Standing::Configured;
+        let order = match wanted {
+            Wanted::Nothing => return Err(self.denied(StatusCode::UNAUTHORIZED)),
+            // A ready-made header needs a credential; nobody else is let in there.
+            Wanted::Basic if !trusted || self.shop.keyring.is_none() => {
+                return Err(self.denied(StatusCode::UNAUTHORIZED));
+            }
+            Wanted::Basic => Order::Basic,
+            Wanted::Bearer {
                 realm,
                 service,
                 scope,
-            } => Some((realm, service, scope)),
-            Challenge::Basic => None,
-        });
-        if let Some((realm, service, scope)) = bearer {
-            let realm = self.check_realm(realm)?;
-            let realm_host = realm.host_str().unwrap_or_default();
-            let near = same_site(realm_host, at.host_str().unwrap_or_default())
-                || self
-                    .realm_hosts
-                    .iter()
-                    .any(|host| host.eq_ignore_ascii_case(realm_host));
-            let credentials = credentials.filter(|_| near);
-            // At home we know what we need; elsewhere only the challenge tells what that place calls it.
-            let scope = if home {
-                Some(key.scope.clone())
-            } else {
-                scope.clone()
-            };
-            return Ok(Chosen::Bearer {
-                realm,
+                near,
+            } => Order::Bearer {
+                realm: realm.clone(),
                 service: service.clone(),
-                scope,
-                credentials,
-            });
-        }
-        match credentials {
-            Some(credentials)
-                if challenges
-                    .iter()
-                    .any(|challenge| matches!(challenge, Challenge::Basic)) =>
-            {
-                Ok(Chosen::Basic(credentials))
+                // At home we know what we need; elsewhere only the challenge tells what that place calls it.
+                scope: if home {
+                    Some(key.scope())
+                } else {
+                    scope.clone()
+                },
+                with_secret: trusted && *near,
+            },
+        };
+        let (shop, book_of_all) = (self.shop.clone(), Arc::clone(&self.book));
+        let (owned, serial) = (key.clone(), book.next_serial());
+        let fetch = async move {
+            let (header, life) = shop.fetch(&owned, order, rejected).await?;
+            let authorization = Authorization { header, serial };
+            let mut book = book_of_all.lock().unwrap_or_else(PoisonError::into_inner);
+            book.keep(owned, authorization.clone(), life, Instant::now());
+            Ok(authorization)
+        };
+        let fetch = fetch.boxed().shared();
+        book.begin(key.clone(), fetch.clone());
+        Ok(fetch)
+    }
+
+    fn choose(&self, at: &Url, headers: &HeaderMap) -> Result<Wanted, UpstreamError> {
+        let mut basic = false;
+        for challenge in parse_challenges(headers) {
+            match challenge {
+                Challenge::Basic => basic = true,
+                Challenge::Bearer {
+                    realm,
+                    service,
+                    scope,
+                } => {
+                    let realm = self.check_realm(&realm)?;
+                    let realm_host = realm.host_str().unwrap_or_default();
+                    let near = same_site(realm_host, at.host_str().unwrap_or_default())
+                        || self
+                            .realm_hosts
+                            .iter()
+                            .any(|host| host.eq_ignore_ascii_case(realm_host));
+                    return Ok(Wanted::Bearer {
+                        realm,
+                        service,
+                        scope,
+                        near,
+                    });
+                }
             }
-            _ => Err(self.denied(StatusCode::UNAUTHORIZED)),
+        }
+        if basic {
+            Ok(Wanted::Basic)
+        } else {
+            Err(self.denied(StatusCode::UNAUTHORIZED))
         }
     }
 
     fn check_realm(&self, realm: &str) -> Result<Url, UpstreamError> {
         let bad = |detail: &str| UpstreamError::BadAnswer {
-            registry: self.registry.clone(),
+            registry: self.shop.registry.clone(),
             detail: detail.to_owned(),
         };
         let url = Url::parse(realm).map_err(|_| bad("the realm of its challenge is not a URL"))?;
         match self.guard.check(&url) {
             Ok(()) => Ok(url),
             Err(GuardError::Private) => Err(UpstreamError::ForbiddenAddress {
-                registry: self.registry.clone(),
+                registry: self.shop.registry.clone(),
                 host: url.host_str().unwrap_or_default().to_owned(),
             }),
             Err(error) => Err(bad(&format!("the realm of its challenge is {error}"))),
@@ -287,105 +376,8 @@ impl Auth {
 
     fn denied(&self, status: StatusCode) -> UpstreamError {
         UpstreamError::Denied {
-            registry: self.registry.clone(),
+            registry: self.shop.registry.clone(),
             status: status.as_u16(),
         }
-    }
-
-    fn fetch(
-        &self,
-        key: TokenKey,
-        chosen: Chosen,
-    ) -> impl Future<Output = Result<Authorization, UpstreamError>> + Send + 'static {
-        let (state, client, registry, timeout) = (
-            Arc::clone(&self.state),
-            self.client.clone(),
-            self.registry.clone(),
-            self.timeout,
-        );
-        async move {
-            let unavailable = |detail: String| UpstreamError::Unavailable {
-                registry: registry.clone(),
-                detail,
-            };
-            let (value, life) = match chosen {
-                Chosen::Basic(credentials) => (
-                    credentials.basic().await.map_err(&unavailable)?,
-                    TOKEN_LIFE_DEFAULT,
-                ),
-                Chosen::Bearer {
-                    realm,
-                    service,
-                    scope,
-                    credentials,
-                } => {
-                    let basic = match credentials {
-                        Some(credentials) => Some(credentials.basic().await.map_err(&unavailable)?),
-                        None => None,
-                    };
-                    let ask = TokenAsk {
-                        realm,
-                        service,
-                        scope,
-                        basic,
-                    };
-                    let result = tokio::time::timeout(timeout, ask.send(&client, &registry)).await;
-                    let result = result.unwrap_or_else(|_| {
-                        Err(unavailable("its token server does not answer".into()))
-                    });
-                    metrics::counter!("shoal_token_refresh_total", "result" => if result.is_ok() { "ok" } else { "failed" }).increment(1);
-                    result?
-                }
-            };
-            let header = secret_header(&value)
-                .ok_or_else(|| unavailable("its token cannot stand in a header".into()))?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.serial += 1;
-            let authorization = Authorization {
-                header,
-                serial: state.serial,
-            };
-            let now = Instant::now();
-            if state.kept.len() >= TOKENS_MAX {
-                state.kept.retain(|_, kept| now < kept.refresh_at);
-            }
-            if state.kept.len() < TOKENS_MAX {
-                let refresh_at = now + life.mul_f64(0.8);
-                state.kept.insert(
-                    key,
-                    Kept {
-                        authorization: authorization.clone(),
-                        refresh_at,
-                    },
-                );
-            }
-            Ok(authorization)
-        }
-    }
-}
-
-enum Chosen {
-    Basic(Credentials),
-    Bearer {
-        realm: Url,
-        service: Option<String>,
-        scope: Option<String>,
-        credentials: Option<Credentials>,
-    },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn debug_output_holds_no_secret() {
-        let header = secret_header("Bearer canary-canary").unwrap();
-        let authorization = Authorization { header, serial: 1 };
-        let kept = Kept {
-            authorization,
-            refresh_at: Instant::now(),
-        };
-        assert!(!format!("{kept:?}").contains("canary"));
     }
 }

@@ -37,6 +37,14 @@ pub enum UpstreamError {
         /// Its challenges word for word, one a line.
         challenge: String,
     },
+    /// This origin's own credential cannot be used: no file, no entry, a helper that fails.
+    #[error("this origin's credential for {registry} cannot be used: {detail}")]
+    Credential {
+        /// The registry it is for.
+        registry: String,
+        /// What is wrong, and where to look.
+        detail: String,
+    },
     /// Upstream does not let us.
     #[error(
         "{registry} denies it (HTTP {status}); make it public there, or list it under `shared` with a credential"
@@ -120,7 +128,10 @@ impl UpstreamError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::NotAllowed { .. } => Blame::Asker,
-            Self::ForbiddenAddress { .. } | Self::Full | Self::TooLarge { .. } => Blame::Origin,
+            Self::Credential { .. }
+            | Self::ForbiddenAddress { .. }
+            | Self::Full
+            | Self::TooLarge { .. } => Blame::Origin,
             Self::BadAnswer { .. }
             | Self::Challenged { .. }
             | Self::Denied { .. }
@@ -139,7 +150,7 @@ impl UpstreamError {
             Self::Throttled { retry_after, .. } => Some(*retry_after),
             Self::Full => Some(Duration::from_secs(1)),
             Self::Unavailable { .. } => Some(Duration::from_secs(2)),
-            Self::BadAnswer { .. } => Some(Duration::from_secs(10)),
+            Self::BadAnswer { .. } | Self::Credential { .. } => Some(Duration::from_secs(10)),
             Self::Challenged { .. }
             | Self::Denied { .. }
             | Self::ForbiddenAddress { .. }
@@ -156,7 +167,10 @@ impl UpstreamError {
     pub fn allows_stale(&self) -> bool {
         matches!(
             self,
-            Self::Throttled { .. } | Self::Unavailable { .. } | Self::Full
+            Self::Credential { .. }
+                | Self::Throttled { .. }
+                | Self::Unavailable { .. }
+                | Self::Full
         )
     }
 
@@ -173,6 +187,7 @@ impl UpstreamError {
             Self::Full => Duration::ZERO,
             Self::Unavailable { .. } => Duration::from_secs(1),
             Self::BadAnswer { .. }
+            | Self::Credential { .. }
             | Self::ForbiddenAddress { .. }
             | Self::NoLength { .. }
             | Self::TooLarge { .. } => Duration::from_secs(5),
@@ -193,6 +208,7 @@ impl UpstreamError {
             // What the digest names is not there, whatever is: to ask again would not bring it.
             Self::NotFound { .. } | Self::WrongDigest { .. } => RefusalCode::NotFound,
             Self::BadAnswer { .. }
+            | Self::Credential { .. }
             | Self::Full
             | Self::NoLength { .. }
             | Self::Throttled { .. }

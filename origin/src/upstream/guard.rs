@@ -18,6 +18,8 @@ use reqwest::{Url, header::HeaderValue};
 pub struct Guard {
     /// Host and port of the registry's own URL, when the operator wrote it.
     trusted: Option<(String, u16)>,
+    /// Hosts of the proxies it is asked through: connected to wherever they are, and never asked themselves.
+    proxies: Vec<String>,
     /// Whether others may be private.
     private_addresses: bool,
     /// Whether plain HTTP is spoken.
@@ -56,9 +58,20 @@ impl Guard {
                 }
                 _ => None,
             },
+            proxies: Vec::new(),
             private_addresses,
             plain_http,
         }
+    }
+
+    /// The same, for a registry that is asked through proxies at these hosts.
+    #[must_use]
+    pub fn through(mut self, proxies: impl IntoIterator<Item = String>) -> Self {
+        self.proxies = proxies
+            .into_iter()
+            .map(|host| host.to_ascii_lowercase())
+            .collect();
+        self
     }
 
     /// Whether `url` may be asked, as far as the URL tells.
@@ -82,7 +95,7 @@ impl Guard {
         if self.private_addresses || self.is_trusted(&host, url.port_or_known_default()) {
             return Ok(());
         }
-        if is_local(&host) {
+        if is_local(&host) || self.proxies.contains(&host) {
             Err(GuardError::Private)
         } else {
             Ok(())
@@ -101,7 +114,8 @@ impl Guard {
             .trusted
             .as_ref()
             .is_some_and(|(trusted, _)| trusted == host);
-        trusted || self.private_addresses || is_public(ip)
+        let proxy = self.proxies.iter().any(|proxy| proxy == host);
+        trusted || proxy || self.private_addresses || is_public(ip)
     }
 }
 
@@ -316,6 +330,17 @@ mod tests {
         );
         let open = Guard::new(&url("https://harbor.corp.example"), true, true, false);
         assert!(open.allows("cdn.example", "10.0.0.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn proxy_is_connected_to_and_never_asked() {
+        let guard = Guard::new(&url("https://quay.io"), false, false, false);
+        let guard = guard.through(["Proxy.corp.example".to_owned()]);
+        let private = "10.0.0.9".parse().unwrap();
+        assert!(guard.allows("proxy.corp.example", private));
+        assert!(!guard.allows("other.corp.example", private));
+        let itself = url("https://proxy.corp.example/admin");
+        assert_eq!(guard.check(&itself), Err(GuardError::Private));
     }
 
     #[tokio::test]

@@ -5,11 +5,15 @@
 //!
 //! Invariant: after a 429 nobody asks that registry again, with that credential, before the time it told.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
+use shoal_proto::CallerId;
 use tokio::time::Instant;
+
+use super::auth::Standing;
 
 /// A pause is never longer than this, whatever upstream says.
 pub const PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -93,6 +97,42 @@ fn parse_http_date(text: &str) -> Option<SystemTime> {
     let era_day = (153 * month + 2) / 5 + day - 1 + 365 * year + year / 4 - year / 100 + year / 400;
     let seconds = (era_day - 719_468) * 86_400 + hour * 3_600 + minute * 60 + second;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+/// The circuits of one registry: what it says to one of those that ask it does not say to all.
+#[derive(Debug, Default)]
+pub struct Circuits {
+    anonymous: Arc<Circuit>,
+    configured: Arc<Circuit>,
+    callers: Mutex<BTreeMap<CallerId, Arc<Circuit>>>,
+}
+
+/// Callers with a circuit of their own, for one registry; when there are more, the others share that of anybody.
+const CALLERS_MAX: usize = 4096;
+
+impl Circuits {
+    /// The circuit of this origin itself, asking with this right.
+    #[must_use]
+    pub fn of(&self, standing: Standing) -> Arc<Circuit> {
+        match standing {
+            Standing::Anonymous => Arc::clone(&self.anonymous),
+            Standing::Configured => Arc::clone(&self.configured),
+        }
+    }
+
+    /// The circuit of a caller's own credential.
+    #[must_use]
+    pub fn of_caller(&self, caller: CallerId) -> Arc<Circuit> {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        if callers.len() >= CALLERS_MAX {
+            let now = Instant::now();
+            callers.retain(|_, circuit| circuit.pause(now).is_some());
+        }
+        if callers.len() >= CALLERS_MAX && !callers.contains_key(&caller) {
+            return self.of(Standing::Anonymous);
+        }
+        Arc::clone(callers.entry(caller).or_default())
+    }
 }
 
 /// Waits between attempts: doubling, with jitter, so that many that failed together do not come back together.

@@ -57,7 +57,10 @@ impl<'a> Pull<'a> {
         let told = told_bytes(registry, &response, from)?;
         let blob_bytes = match told {
             Some(told) => told,
-            None => registry.stat_blob(repository, digest, standing).await?,
+            None => match registry.sizes.of(repository, digest) {
+                Some(described) => described,
+                None => registry.stat_blob(repository, digest, standing).await?,
+            },
         };
         if blob_bytes > limits::BLOB_BYTES_MAX {
             let registry = registry.name().to_owned();

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 use tokio::time::Instant;
 
@@ -62,13 +62,13 @@ impl Registry {
     /// # Errors
     /// After the last attempt, or at once where a repetition cannot help.
     pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Response, UpstreamError> {
-        if let Some(retry_after) = self.circuit.pause(Instant::now()) {
+        let started = Instant::now();
+        if let Some(retry_after) = self.circuit(call.standing).pause(started) {
             return Err(UpstreamError::Throttled {
                 registry: self.name().to_owned(),
                 retry_after,
             });
         }
-        let started = Instant::now();
         let deadline = started + self.timeouts.header;
         let result = match tokio::time::timeout_at(deadline, self.attempts(call, deadline)).await {
             Ok(result) => result,
@@ -119,9 +119,19 @@ impl Registry {
             let caller = self.caller.as_ref().filter(|_| home);
             let authorization = match caller {
                 Some(caller) => caller.authorization(),
-                None => self.auth.known(&key),
+                None => {
+                    let ready = self.auth.ready(&key).await;
+                    ready.map_err(|error| self.heeded(call, error))?
+                }
             };
             let response = self.send(call, url.clone(), authorization.as_ref()).await?;
+            if home
+                && caller.is_none()
+                && authorization.is_none()
+                && !response.status().is_client_error()
+            {
+                self.auth.wants_nothing(&key.place);
+            }
             match response.status() {
                 StatusCode::OK
                 | StatusCode::PARTIAL_CONTENT
@@ -133,9 +143,11 @@ impl Registry {
                 StatusCode::UNAUTHORIZED if !challenged => {
                     // A second refusal of a fresh answer is final.
                     challenged = true;
+                    let told = self.challenges(home, response).await?;
                     self.auth
-                        .answer(&key, &url, home, authorization.as_ref(), response.headers())
-                        .await?;
+                        .answer(&key, &url, home, authorization.as_ref(), &told)
+                        .await
+                        .map_err(|error| self.heeded(call, error))?;
                 }
                 status if status.is_redirection() => {
                     redirects += 1;
@@ -145,9 +157,55 @@ impl Registry {
                     url = self.redirected(&url, &response)?;
                     challenged = false;
                 }
-                status => return Err(self.failure(status, home, &response)),
+                status => return Err(self.failure(call, status, home, &response)),
             }
         }
+    }
+
+    /// The headers that say what is wanted: those of the 401, or, where that says nothing (Google's registries), those
+    /// of the registry's `/v2/`.
+    async fn challenges(&self, home: bool, response: Response) -> Result<HeaderMap, UpstreamError> {
+        if home && !response.headers().contains_key(header::WWW_AUTHENTICATE) {
+            return self.ping().await;
+        }
+        Ok(response.headers().clone())
+    }
+
+    /// The headers of the registry's `/v2/`, asked for without any authorization.
+    pub(super) async fn ping(&self) -> Result<HeaderMap, UpstreamError> {
+        let mut url = self.base.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}/v2/"));
+        self.check(&url)?;
+        let sent = self.client.get(url).send();
+        let sent = tokio::time::timeout(self.timeouts.header, sent).await;
+        let result = sent.map_err(|_| self.unavailable("no answer in time"))?;
+        self.count(result.as_ref().map(Response::status).ok());
+        let response = result.map_err(|error| self.transport_error(&error))?;
+        Ok(response.headers().clone())
+    }
+
+    /// An error of a token server, with the pause kept that it asked for.
+    fn heeded(&self, call: &Call<'_>, error: UpstreamError) -> UpstreamError {
+        if let UpstreamError::Throttled { retry_after, .. } = &error {
+            self.trip(call.standing, *retry_after);
+        }
+        error
+    }
+
+    fn trip(&self, standing: Standing, pause: Duration) {
+        self.circuit(standing).trip(pause, Instant::now());
+        tracing::warn!(
+            registry = self.name(),
+            ?standing,
+            ?pause,
+            "upstream limits our rate"
+        );
+    }
+
+    fn count(&self, status: Option<StatusCode>) {
+        let code = status.map_or_else(|| "error".to_owned(), |status| status.as_u16().to_string());
+        metrics::counter!("shoal_upstream_requests_total", "registry" => self.label(), "code" => code).increment(1);
     }
 
     async fn send(
@@ -171,11 +229,7 @@ impl Registry {
             request = request.header(header::RANGE, format!("bytes={}-", call.from));
         }
         let result = request.send().await;
-        let code = result.as_ref().map_or_else(
-            |_| "error".to_owned(),
-            |response| response.status().as_u16().to_string(),
-        );
-        metrics::counter!("shoal_upstream_requests_total", "registry" => self.label(), "code" => code).increment(1);
+        self.count(result.as_ref().map(Response::status).ok());
         let response = result.map_err(|error| self.transport_error(&error))?;
         if let Some(remaining) = limit::rate_limit_remaining(response.headers()) {
             #[expect(
@@ -204,7 +258,7 @@ impl Registry {
             } else {
                 Standing::Anonymous
             },
-            scope: format!("repository:{}:pull", call.repository),
+            repository: call.repository.to_owned(),
         }
     }
 
@@ -234,18 +288,19 @@ impl Registry {
         })
     }
 
-    fn failure(&self, status: StatusCode, home: bool, response: &Response) -> Attempt {
+    fn failure(
+        &self,
+        call: &Call<'_>,
+        status: StatusCode,
+        home: bool,
+        response: &Response,
+    ) -> Attempt {
         let registry = self.name().to_owned();
         let pause = limit::retry_after(response.headers(), SystemTime::now());
         match status {
             StatusCode::TOO_MANY_REQUESTS => {
                 let retry_after = pause.unwrap_or(limit::PAUSE_DEFAULT);
-                self.circuit.trip(retry_after, Instant::now());
-                tracing::warn!(
-                    registry = self.name(),
-                    ?retry_after,
-                    "upstream limits our rate"
-                );
+                self.trip(call.standing, retry_after);
                 Attempt::Final(UpstreamError::Throttled {
                     registry,
                     retry_after,
@@ -271,7 +326,7 @@ impl Registry {
                 if let Some(retry_after) =
                     pause.filter(|_| status == StatusCode::SERVICE_UNAVAILABLE)
                 {
-                    self.circuit.trip(retry_after, Instant::now());
+                    self.trip(call.standing, retry_after);
                 }
                 Attempt::Passing(self.unavailable(&format!("HTTP {}", status.as_u16())))
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use axum::serve::Listener;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Method, StatusCode, header};
@@ -16,7 +17,7 @@ use shoal_proto::{Digest, DigestAlgorithm};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Registry, Timeouts};
+use super::{EnvProxies, Registry, Timeouts};
 use crate::config::{UpstreamConfig, UpstreamEntry};
 
 /// One request as it came in.
@@ -26,6 +27,7 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
     /// How many requests for the same path, by the same method, came before.
     pub(crate) earlier: usize,
 }
@@ -67,26 +69,38 @@ impl Scripted {
         script: impl Fn(&Seen) -> Response + Send + Sync + 'static,
     ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve_on(listener, gate, script)
+    }
+
+    /// The same, on a port of the test's own making.
+    pub(crate) fn serve_on<L: Listener<Addr = SocketAddr>>(
+        listener: L,
+        gate: Option<(&'static str, Arc<Semaphore>)>,
+        script: impl Fn(&Seen) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let addr = listener.local_addr().unwrap();
         let log: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (kept, script) = (Arc::clone(&log), Arc::new(script));
         let app = axum::Router::new().fallback(move |request: Request| {
             let (kept, script, gate) = (Arc::clone(&kept), Arc::clone(&script), gate.clone());
             async move {
+                let (head, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, 1 << 16).await.unwrap();
+                let body = String::from_utf8_lossy(&body).into_owned();
                 let seen = {
                     let mut log = kept.lock().unwrap();
-                    let (method, path) =
-                        (request.method().clone(), request.uri().path().to_owned());
+                    let (method, path) = (head.method, head.uri.path().to_owned());
                     let earlier = log
                         .iter()
                         .filter(|seen| seen.path == path && seen.method == method)
                         .count();
-                    let query = request.uri().query().unwrap_or_default().to_owned();
+                    let query = head.uri.query().unwrap_or_default().to_owned();
                     log.push(Seen {
                         method,
                         path,
                         query,
-                        headers: request.headers().clone(),
+                        headers: head.headers,
+                        body,
                         earlier,
                     });
                     log.last().unwrap().clone()
@@ -137,7 +151,8 @@ impl Scripted {
 /// A client as configured, impatient.
 pub(crate) fn registry(entry: UpstreamEntry) -> Registry {
     install_provider();
-    Registry::new(UpstreamConfig::try_from(entry).unwrap(), impatient()).unwrap()
+    let config = UpstreamConfig::try_from(entry).unwrap();
+    Registry::new(config, &EnvProxies::default(), impatient()).unwrap()
 }
 
 /// What `main` does once for the process.

@@ -1,6 +1,9 @@
 //! What this origin does with good, bad and hostile registries: over real HTTP, against a scripted one.
 
+mod ahead;
 mod hostile;
+mod network;
+mod profiles;
 mod tokens;
 
 use std::time::Duration;

@@ -1,16 +1,22 @@
 //! One question to a token server.
 //!
-//! Not for: when to ask it and who waits (that is `auth`). The answer is opaque, capped, and wiped when dropped.
+//! For: both ways to ask: GET, with Basic where there is a user, which every server understands; and the POST of
+//! OAuth2, which changes a refresh token for an access token, with GET where a server does not know it. Not for: when
+//! to ask it and who waits (that is `auth`). The answer is opaque, capped, and wiped when dropped.
 
 use std::time::{Duration, SystemTime};
 
 use http::{StatusCode, header};
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use zeroize::Zeroizing;
 
 use super::error::UpstreamError;
 use super::guard::secret_header;
+use super::keyring::Secret;
 use super::limit;
+
+/// As whom this process asks for tokens.
+const CLIENT_ID: &str = "shoal-origin";
 
 /// Life of a token whose server tells none.
 pub(crate) const TOKEN_LIFE_DEFAULT: Duration = Duration::from_secs(60);
@@ -24,7 +30,7 @@ pub(crate) struct TokenAsk {
     pub(crate) realm: Url,
     pub(crate) service: Option<String>,
     pub(crate) scope: Option<String>,
-    pub(crate) basic: Option<Zeroizing<String>>,
+    pub(crate) secret: Option<Secret>,
 }
 
 impl TokenAsk {
@@ -38,48 +44,86 @@ impl TokenAsk {
             registry: registry.to_owned(),
             detail: detail.to_owned(),
         };
-        let mut url = self.realm;
+        let unreachable = |_| unavailable("its token server cannot be reached");
+        let mut response = None;
+        if let Some(request) = self.post(client) {
+            let answered = request.send().await.map_err(unreachable)?;
+            // Servers without OAuth2 say so in one of these ways, and take the same secret as a password.
+            let unknown = matches!(answered.status().as_u16(), 404 | 405 | 501);
+            response = (!unknown).then_some(answered);
+        }
+        let response = match response {
+            Some(response) => response,
+            None => self.get(client).send().await.map_err(unreachable)?,
+        };
+        check(response.status(), &response, registry)?;
+        let body = read_capped(response).await.map_err(&unavailable)?;
+        parse(&body).map_err(unavailable)
+    }
+
+    fn get(&self, client: &Client) -> RequestBuilder {
+        let mut url = self.realm.clone();
         for (name, value) in [("service", &self.service), ("scope", &self.scope)] {
             if let Some(value) = value {
                 url.query_pairs_mut().append_pair(name, value);
             }
         }
-        let mut request = client
-            .get(url)
-            .header(header::ACCEPT_ENCODING, "identity")
-            .header(header::ACCEPT, "application/json");
-        if let Some(basic) = self.basic.as_ref().and_then(|basic| secret_header(basic)) {
-            request = request.header(header::AUTHORIZATION, basic);
+        let request = plain(client.get(url));
+        match self.secret.as_ref().and_then(Secret::basic) {
+            Some(basic) => match secret_header(&basic) {
+                Some(header) => request.header(header::AUTHORIZATION, header),
+                None => request,
+            },
+            None => request,
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|_| unavailable("its token server cannot be reached"))?;
-        match response.status() {
-            StatusCode::OK => {}
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                return Err(UpstreamError::Denied {
-                    registry: registry.to_owned(),
-                    status: status.as_u16(),
-                });
-            }
-            StatusCode::TOO_MANY_REQUESTS => {
-                let pause = limit::retry_after(response.headers(), SystemTime::now())
-                    .unwrap_or(limit::PAUSE_DEFAULT);
-                return Err(UpstreamError::Throttled {
-                    registry: registry.to_owned(),
-                    retry_after: pause,
-                });
-            }
-            status => {
-                return Err(unavailable(&format!(
-                    "its token server answers HTTP {}",
-                    status.as_u16()
-                )));
+    }
+
+    /// The POST that changes a refresh token; none of the other secrets needs one.
+    fn post(&self, client: &Client) -> Option<RequestBuilder> {
+        let Some(Secret::Identity { token, .. }) = &self.secret else {
+            return None;
+        };
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "refresh_token")
+            .append_pair("client_id", CLIENT_ID)
+            .append_pair("refresh_token", token);
+        for (name, value) in [("service", &self.service), ("scope", &self.scope)] {
+            if let Some(value) = value {
+                form.append_pair(name, value);
             }
         }
-        let body = read_capped(response).await.map_err(&unavailable)?;
-        parse(&body).map_err(unavailable)
+        let body = form.finish();
+        let request = client.post(self.realm.clone()).body(body);
+        let form_type = "application/x-www-form-urlencoded";
+        Some(plain(request).header(header::CONTENT_TYPE, form_type))
+    }
+}
+
+fn plain(request: RequestBuilder) -> RequestBuilder {
+    request
+        .header(header::ACCEPT_ENCODING, "identity")
+        .header(header::ACCEPT, "application/json")
+}
+
+fn check(status: StatusCode, response: &Response, registry: &str) -> Result<(), UpstreamError> {
+    let registry = registry.to_owned();
+    match status {
+        StatusCode::OK => Ok(()),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(UpstreamError::Denied {
+            registry,
+            status: status.as_u16(),
+        }),
+        StatusCode::TOO_MANY_REQUESTS => {
+            let told = limit::retry_after(response.headers(), SystemTime::now());
+            Err(UpstreamError::Throttled {
+                registry,
+                retry_after: told.unwrap_or(limit::PAUSE_DEFAULT),
+            })
+        }
+        status => Err(UpstreamError::Unavailable {
+            registry,
+            detail: format!("its token server answers HTTP {}", status.as_u16()),
+        }),
     }
 }
 
