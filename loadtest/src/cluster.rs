@@ -5,6 +5,7 @@
 //! process has its own data folder; ports are free ones; a process is ended by its own id and never outlives the
 //! [`Cluster`].
 
+pub mod browser;
 pub mod client;
 pub mod config;
 pub mod containerd;

@@ -9,16 +9,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use clap::Parser as _;
-use shoal_loadtest::cluster::needs;
+use shoal_loadtest::cluster::{browser, needs};
 use shoal_loadtest::report::{Kind, Report, compare};
 use shoal_loadtest::sim::{self, SimulateArgs};
 
-/// A browser on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(25);
 /// Text that is code wherever it is not escaped.
 const HOSTILE: &str =
     "\"><script>console.error('ran')</script><img src=x onerror=\"console.error('ran')\">";
@@ -67,35 +64,6 @@ fn hostile() -> Report {
     report
 }
 
-/// What a browser printed and what it complained of.
-async fn browse(page: &Path, args: &[&str]) -> (String, String) {
-    let profile = tempfile::tempdir().unwrap();
-    let child = tokio::process::Command::new(needs::CHROMIUM.path().unwrap())
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--hide-scrollbars",
-            "--enable-logging=stderr",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args(args)
-        .arg(format!("file://{}", page.display()))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(DEADLINE, child).await;
-    let output = output.expect("the browser is done in time").unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    (text(&output.stdout), text(&output.stderr))
-}
-
 /// Distinct colours of a picture, its corners' first.
 fn colours(png: &Path) -> (Vec<u8>, usize) {
     let file = std::io::BufReader::new(std::fs::File::open(png).unwrap());
@@ -116,7 +84,8 @@ async fn a_report_shows_everything_in_a_real_browser_and_lets_nothing_run() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("report.html");
     std::fs::write(&page, hostile().page()).unwrap();
-    let (dom, complaints) = browse(&page, &["--dump-dom"]).await;
+    let url = format!("file://{}", page.display());
+    let browser::Seen { dom, complaints } = browser::see(&url, Duration::ZERO).await.unwrap();
     for part in [
         "When the agents were done",
         "Who held how much, when",
@@ -135,20 +104,15 @@ async fn a_report_shows_everything_in_a_real_browser_and_lets_nothing_run() {
     for never in ["<script", "<img", "http://", "https://"] {
         assert!(!dom.contains(never), "{never} is on the page");
     }
-    let said: Vec<&str> = complaints
-        .lines()
-        .filter(|line| line.contains("CONSOLE"))
-        .collect();
-    assert_eq!(said, [""; 0], "the page makes the browser complain");
+    assert_eq!(complaints, [""; 0], "the page makes the browser complain");
     assert_eq!(dom.matches("<svg").count(), dom.matches("</svg>").count());
 
     let mut grounds = Vec::new();
-    for (scheme, width) in [("1", "1280"), ("0", "390")] {
+    for (dark, width) in [(false, 1280), (true, 390)] {
         let png = folder.path().join(format!("{width}.png"));
-        let shot = format!("--screenshot={}", png.display());
-        let size = format!("--window-size={width},1600");
-        let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
-        browse(&page, &[&shot, &size, &scheme]).await;
+        browser::picture(&url, &png, (width, 1600), dark)
+            .await
+            .unwrap();
         let (ground, distinct) = colours(&png);
         assert!(distinct > 50, "{distinct} colours at a width of {width}");
         grounds.push(ground);

@@ -1,7 +1,7 @@
 //! Two reports side by side: every figure of both, their ratio, which one is better, and what makes them incomparable.
 //!
 //! For people who changed something. Nothing is judged: a comparison has no gates, and the smaller of two differences
-//! ([`ALIKE`]) may well be chance. Not here: how it looks (`page::pair`).
+//! (1 %) may well be chance. Not here: how it looks (`page::pair`).
 
 use std::path::PathBuf;
 
