@@ -13,7 +13,7 @@ mod serve;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -49,6 +49,7 @@ type Status = Arc<dyn Fn() -> Answer<serde_json::Value> + Send + Sync>;
 pub struct Admin {
     name: &'static str,
     version: &'static str,
+    started: Instant,
     metrics: MetricsHandle,
     checks: Vec<(&'static str, Check)>,
     status: Status,
@@ -69,6 +70,7 @@ impl Admin {
         Self {
             name,
             version,
+            started: Instant::now(),
             metrics,
             checks: Vec::new(),
             status: Arc::new(|| {
@@ -164,6 +166,8 @@ struct StatusBody<'a> {
     name: &'a str,
     version: &'a str,
     ready: bool,
+    /// Since the process began to set itself up.
+    uptime_s: u64,
     status: serde_json::Value,
 }
 
@@ -176,6 +180,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
         name: admin.name,
         version: admin.version,
         ready: admin.checks.iter().all(|(_, check)| check().is_ok()),
+        uptime_s: admin.started.elapsed().as_secs(),
         status,
     };
     ([NO_STORE], Json(body)).into_response()
