@@ -512,6 +512,49 @@ mod tests {
         ]))
     }
 
+    /// Cuts the power at the first step, at the second, and so on, until a run gets through; how many steps it takes.
+    fn cut_everywhere(mut run: impl FnMut(&FailingDisk) -> bool) -> usize {
+        (0..1000)
+            .find(|steps| run(&FailingDisk::after(*steps)))
+            .expect("a run that ends")
+    }
+
+    #[test]
+    fn a_cut_at_each_step_of_install_and_of_uninstall_loses_no_byte() {
+        let hub =
+            "# by hand\nserver = \"https://a.test\"\n[host.\"https://b.test\"]\n  ca = \"/c\"\n";
+        for original in [None, Some(""), Some(hub)] {
+            let fresh = || {
+                let node = Node::new();
+                if let Some(text) = original {
+                    node.write("docker.io", text);
+                }
+                node
+            };
+            let install_steps = cut_everywhere(|disk| {
+                let node = fresh();
+                let before = node.tree();
+                let whole = install_on(disk, &node.plan(5050)).is_ok();
+                uninstall(&node.plan(5050)).unwrap();
+                assert_eq!(node.tree(), before, "{original:?}");
+                whole
+            });
+            let undo_steps = cut_everywhere(|disk| {
+                let node = fresh();
+                let before = node.tree();
+                install(&node.plan(5050)).unwrap();
+                let whole = uninstall_on(disk, &node.plan(5050)).is_ok();
+                uninstall(&node.plan(5050)).unwrap();
+                assert_eq!(node.tree(), before, "{original:?}");
+                whole
+            });
+            assert!(
+                install_steps > 8 && undo_steps > 4,
+                "{install_steps} {undo_steps}"
+            );
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -132,7 +132,8 @@ fn containers<'a>(
         };
         format!(
             "[[registry]]\nprefix = \"{name}\"\nlocation = \"{name}\"\n{insecure}\n\
-             [[registry.mirror]]\nlocation = \"{agent}/{name}\"\ninsecure = true\n"
+             [[registry.mirror]]\nlocation = \"{agent}/{}\"\ninsecure = true\n",
+            registry.path_name()
         )
     };
     let entries: Vec<String> = registries.map(entry).collect();
@@ -227,7 +228,13 @@ mod tests {
             Some("127.0.0.1:5050/docker.io")
         );
         assert!(hub.get("insecure").is_none());
-        assert_eq!(parsed["registry"][1]["insecure"].as_bool(), Some(true));
+        let local = &parsed["registry"][1];
+        assert_eq!(local["insecure"].as_bool(), Some(true));
+        assert_eq!(
+            local["mirror"][0]["location"].as_str(),
+            Some("127.0.0.1:5050/registry.lan_5000"),
+            "a colon cannot stand in a path"
+        );
     }
 
     #[test]

@@ -92,6 +92,15 @@ impl Registries {
             .map(|registry| registry.name.clone())
     }
 
+    /// The same for the first part of a path. A colon cannot stand in the path of an image reference, so that clients of
+    /// c/image write `host_port` for a registry with a port: see [`AllowedRegistry::path_name`].
+    pub fn resolve_in_path(&self, first: &str) -> Option<RegistryName> {
+        self.resolve(first).or_else(|| {
+            let (host, port) = first.rsplit_once('_')?;
+            self.resolve(&format!("{host}:{port}"))
+        })
+    }
+
     /// All registries, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &AllowedRegistry> {
         self.listed.iter()
@@ -118,6 +127,11 @@ impl AllowedRegistry {
             })?;
         let plain_http = plain.unwrap_or_else(|| name.is_loopback());
         Ok(Self { name, plain_http })
+    }
+
+    /// Its name as the first part of a path in image references: `registry.lan_5000` for `registry.lan:5000`.
+    pub fn path_name(&self) -> String {
+        self.name.as_str().replace(':', "_")
     }
 
     /// Where clients find this registry when they do not ask us.
@@ -193,6 +207,18 @@ mod tests {
                 expected,
                 "{asked}"
             );
+        }
+    }
+
+    #[test]
+    fn in_a_path_an_underscore_may_stand_for_the_colon_before_a_port() {
+        let known = registries();
+        for registry in known.iter() {
+            let found = known.resolve_in_path(&registry.path_name());
+            assert_eq!(found.as_ref(), Some(&registry.name));
+        }
+        for other in ["registry.lan_5001", "registry.lan_", "_5000", "ghcr.io_443"] {
+            assert_eq!(known.resolve_in_path(other), None, "{other}");
         }
     }
 

@@ -203,10 +203,13 @@ fn find_target(
         (None, None) => {
             let (first, repository) = name.split_once('/').ok_or(RouteError::NoRegistry)?;
             // A first part that cannot be a host is an ordinary name without a registry.
-            if !first.contains(['.', ':']) && first != "localhost" {
-                return Err(RouteError::NoRegistry);
+            match registries.resolve_in_path(first) {
+                Some(registry) => (registry, repository),
+                None if first.contains(['.', ':']) || first == "localhost" => {
+                    return Err(RouteError::NotAllowed(clip(first)));
+                }
+                None => return Err(RouteError::NoRegistry),
             }
-            (resolve(first, registries)?, repository)
         }
     };
     let repository =
@@ -343,6 +346,11 @@ mod tests {
         );
         check_target(
             parse("/v2/127.0.0.1:5000/a/b/manifests/v1", None),
+            "127.0.0.1:5000",
+            "a/b",
+        );
+        check_target(
+            parse("/v2/127.0.0.1_5000/a/b/manifests/v1", None),
             "127.0.0.1:5000",
             "a/b",
         );

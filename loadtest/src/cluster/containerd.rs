@@ -120,19 +120,29 @@ impl Containerd {
 
     /// Pulls and unpacks; returns how long that took.
     pub async fn pull(&self, image: &str) -> Result<Duration> {
+        self.pull_with(image, &[]).await
+    }
+
+    /// The same for a user, as `name:password`, who is told to whoever asks for one.
+    pub async fn pull_as(&self, image: &str, user: &str) -> Result<Duration> {
+        self.pull_with(image, &["--user", user]).await
+    }
+
+    async fn pull_with(&self, image: &str, more: &[&str]) -> Result<Duration> {
         let (started, hosts) = (Instant::now(), self.hosts_dir());
         let hosts = hosts
             .to_str()
             .context("the temporary folder's name is not UTF-8")?;
-        let args = [
+        let mut args = vec![
             "images",
             "pull",
             "--snapshotter",
             self.snapshotter,
             "--hosts-dir",
             hosts,
-            image,
         ];
+        args.extend(more);
+        args.push(image);
         self.ctr(&args, PULL_WITHIN).await?;
         Ok(started.elapsed())
     }

@@ -5,6 +5,7 @@
 //! is counted before it is answered; bytes are computed from a seed as they leave, so a layer's size costs no memory.
 
 mod body;
+mod door;
 mod script;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,6 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
     ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER,
-    WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -27,9 +27,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::door::CHALLENGE;
 pub use self::script::{Fault, Target};
 
 use self::body::{Damage, Pace};
+use self::door::Door;
 use self::script::Script;
 use crate::workload::{Image, Layer, MANIFEST_MEDIA_TYPE};
 
@@ -57,8 +59,7 @@ struct Inside {
     tags: BTreeMap<(String, String), Digest>,
     manifests: BTreeMap<Digest, Bytes>,
     blobs: BTreeMap<Digest, Layer>,
-    /// `Basic …`, when only its bearer is let in.
-    authorization: Option<String>,
+    door: Door,
     asked: Mutex<BTreeMap<Digest, Asked>>,
     script: Script,
     pace: Pace,
@@ -88,10 +89,8 @@ impl Upstream {
         authorization: Option<String>,
         address: SocketAddr,
     ) -> Result<Self> {
-        let mut inside = Inside {
-            authorization,
-            ..Inside::default()
-        };
+        let mut inside = Inside::default();
+        inside.door.everywhere = authorization;
         for (repository, tag, image) in images {
             inside.tags.insert(
                 ((*repository).to_owned(), (*tag).to_owned()),
@@ -100,6 +99,10 @@ impl Upstream {
             inside
                 .manifests
                 .insert(image.manifest_digest(), image.manifest().clone());
+            inside.door.own(repository, image.manifest_digest());
+            for blob in image.blobs() {
+                inside.door.own(repository, blob.digest());
+            }
             inside
                 .blobs
                 .extend(image.blobs().into_iter().map(|blob| (blob.digest(), blob)));
@@ -137,6 +140,11 @@ impl Upstream {
     /// Does `fault` to the next `times` requests for `target`.
     pub fn will(&self, target: Target, fault: Fault, times: u32) {
         self.inside.script.add(target, fault, times);
+    }
+
+    /// From now on, only callers that were let in may read this repository, and no digest of it is another's.
+    pub fn let_in(&self, repository: &str, authorization: &str) {
+        self.inside.door.let_in(repository, authorization);
     }
 
     /// What was asked of one blob (or manifest) so far.
@@ -177,7 +185,7 @@ impl Inside {
 enum Named<'a> {
     Base,
     Manifest(&'a str, &'a str),
-    Blob(Digest),
+    Blob(&'a str, Digest),
 }
 
 fn name(path: &str) -> Option<Named<'_>> {
@@ -189,29 +197,29 @@ fn name(path: &str) -> Option<Named<'_>> {
     if let Some(repository) = rest.strip_suffix("/manifests") {
         return Some(Named::Manifest(repository, last));
     }
-    rest.strip_suffix("/blobs")?;
-    Some(Named::Blob(last.parse().ok()?))
+    let repository = rest.strip_suffix("/blobs")?;
+    Some(Named::Blob(repository, last.parse().ok()?))
 }
 
 async fn answer(State(inside): State<Arc<Inside>>, request: Request) -> Response {
-    if let Some(expected) = &inside.authorization {
-        let given = request.headers().get(AUTHORIZATION);
-        if given.is_none_or(|given| given.as_bytes() != expected.as_bytes()) {
-            return (
-                [(WWW_AUTHENTICATE, "Basic realm=\"upstream\"")],
-                StatusCode::UNAUTHORIZED,
-            )
-                .into_response();
-        }
+    let named = name(request.uri().path());
+    let (repository, digest) = match &named {
+        Some(Named::Blob(repository, digest)) => (*repository, Some(*digest)),
+        Some(Named::Manifest(repository, reference)) => (*repository, reference.parse().ok()),
+        Some(Named::Base) | None => ("", None),
+    };
+    let given = request.headers().get(AUTHORIZATION);
+    if let Some(refusal) = inside.door.refuses(repository, digest, given) {
+        return refusal;
     }
     let head = request.method() == Method::HEAD;
-    match name(request.uri().path()) {
+    match named {
         None => StatusCode::NOT_FOUND.into_response(),
         Some(Named::Base) => StatusCode::OK.into_response(),
         Some(Named::Manifest(repository, reference)) => {
             manifest(&inside, repository, reference, head).await
         }
-        Some(Named::Blob(digest)) => {
+        Some(Named::Blob(_, digest)) => {
             let range = request
                 .headers()
                 .get(RANGE)
