@@ -56,6 +56,11 @@ doctest: ## examples in the documentation
 deny: ## licences, bans and sources of dependencies
 	cargo deny --locked --log-level error check bans licenses sources
 
+.PHONY: bench
+bench: build ## every promise about fan-out, measured (root, an hour); ARGS names scenarios
+	@.ci/install demo
+	@$(BINARIES)/shoal-loadtest bench $(ARGS)
+
 .PHONY: deploy
 deploy: build ## chart, units, Dockerfile, dashboards and alerts
 	deploy/check.sh

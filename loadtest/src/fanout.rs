@@ -67,6 +67,9 @@ pub struct FanoutArgs {
     /// Clients begin at random within this time.
     #[arg(long, default_value = "0s")]
     pub stagger: Span,
+    /// The origin holds the image before the clock starts, so that no upstream takes part.
+    #[arg(long)]
+    pub seeded: bool,
     /// Every agent holds the image before the clock starts.
     #[arg(long)]
     pub warm: bool,
@@ -74,7 +77,7 @@ pub struct FanoutArgs {
     #[arg(long, conflicts_with = "baseline")]
     pub preheat: bool,
     /// No Shoal: the same clients straight to the upstream, which is behind a link like theirs.
-    #[arg(long, conflicts_with_all = ["warm", "freeze", "zones", "floor"])]
+    #[arg(long, conflicts_with_all = ["seeded", "warm", "freeze", "zones", "floor"])]
     pub baseline: bool,
     /// Measure as well what the bare parts cost: one QUIC pair, hashes, a write, a read, HTTP.
     #[arg(long)]
@@ -147,6 +150,7 @@ impl FanoutArgs {
             upstream_rate: self.upstream_rate,
             freeze: usize::from(self.freeze),
             stagger: self.stagger.duration(),
+            seeded: self.seeded,
             warm: self.warm,
             preheat: self.preheat,
             baseline: self.baseline,

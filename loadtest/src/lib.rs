@@ -3,6 +3,7 @@
 //! Nothing depends on it. The daemons are run, not linked; only the simulator takes the tracker's directory as it is.
 //! A library, so that the tests of this package can use its parts; the binary is [`run`] behind a `main`.
 
+pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod fanout;
@@ -28,6 +29,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure every promise about fan-out, each by its own command line (needs root)
+    Bench(bench::BenchArgs),
     /// Hold two reports side by side
     Compare(report::compare::CompareArgs),
     /// Show the main job with real parts: containerd pulls an image through Shoal, and the next nodes get it from the first
@@ -45,6 +48,7 @@ enum Command {
 /// Does what the command line says.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
+        Command::Bench(args) => bench::run(args).await,
         Command::Compare(args) => report::compare::run(&args),
         Command::Demo(args) => Box::pin(demo::run(args)).await,
         Command::Fanout(args) => Box::pin(fanout::run(*args)).await,

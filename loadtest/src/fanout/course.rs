@@ -19,6 +19,11 @@ use crate::network::machine::{self, MachineCpu};
 use crate::screen::Screen;
 
 pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Result<Measured> {
+    if scenario.seeded {
+        let act = screen.act("the origin fetches the image, unmeasured");
+        site.seed().await?;
+        act.done("");
+    }
     if scenario.warm {
         warm_up(screen, scenario, site).await?;
     }
@@ -51,7 +56,7 @@ pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Re
         rss_max: rss_max(site)?,
         busy,
         film,
-        transfer: None,
+        transfers: None,
         floor: None,
     })
 }

@@ -11,7 +11,7 @@ use super::delivery::Delivery;
 use super::floor::Floor;
 use super::scenario::Scenario;
 use super::seconds;
-use super::transfer::Transfer;
+use super::transfer::Transfers;
 use super::watch::Film;
 use crate::cluster::measure::Metrics;
 use crate::report::{BytesBySource, Kind, Report, percentile};
@@ -53,7 +53,7 @@ pub(super) struct Measured {
     pub(super) rss_max: Option<u64>,
     pub(super) busy: f64,
     pub(super) film: Film,
-    pub(super) transfer: Option<Transfer>,
+    pub(super) transfers: Option<Transfers>,
     pub(super) floor: Option<Floor>,
 }
 
@@ -71,11 +71,18 @@ impl Measured {
         report.seed = Some(scenario.seed);
         report.cpu_busy_ratio = Some(self.busy);
         report.rss_max_bytes = self.rss_max;
-        report.goodput_bits_per_sec = self.transfer.map(|transfer| transfer.bits_per_sec());
+        report.goodput_bits_per_sec = self.transfers.map(|moved| moved.one.bits_per_sec());
         self.fill_times(&mut report);
         self.fill_copies(scenario, &mut report);
         self.fill_costs(scenario, &mut report);
         report.complete();
+        if let Some(both) = self.transfers.and_then(|moved| moved.both) {
+            let rate = both.bits_per_sec();
+            note(&mut report, "duplex_goodput_bits_per_sec", rate);
+            if let (Some(makespan), Some(bound)) = (report.makespan_s, report.bound_at(rate)) {
+                note(&mut report, "makespan_over_duplex_bound", makespan / bound);
+            }
+        }
         if let (Some(upstream), Some(makespan)) = (scenario.upstream_time(), report.makespan_s) {
             let late = makespan - seconds(upstream) * UPSTREAM_GRACE;
             note(&mut report, "upstream_s", seconds(upstream));
@@ -146,7 +153,7 @@ impl Measured {
         let delivered = self.image_bytes as f64 * scenario.agents as f64 / GIB;
         let cpu = seconds(self.after.cpu.saturating_sub(self.before.cpu));
         report.cpu_s_per_gib = Some(cpu / delivered);
-        let Some(transfer) = &self.transfer else {
+        let Some(Transfers { one: transfer, .. }) = &self.transfers else {
             return;
         };
         note(report, "transfer_cpu_s_per_gib", transfer.cpu_s_per_gib());
@@ -213,6 +220,12 @@ pub(super) fn tell(screen: &Screen, report: &Report) {
             &["makespan_over_goodput_bound"],
             "",
         ),
+        mbit("the same both ways at once", "duplex_goodput_bits_per_sec"),
+        row(
+            "makespan over bound at that",
+            &["makespan_over_duplex_bound"],
+            "",
+        ),
         row("p50, p99, max", &["p50_s", "p99_s", "max_s"], " s"),
         row("first byte p50, p99", &["ttfb_p50_s", "ttfb_p99_s"], " s"),
         row("origin copies", &["origin_copies"], ""),
@@ -254,6 +267,7 @@ mod tests {
             upstream_rate: Some("25mbit".parse().expect("a rate")),
             freeze: 0,
             stagger: Duration::ZERO,
+            seeded: false,
             warm: false,
             preheat: false,
             baseline: false,
@@ -294,7 +308,7 @@ mod tests {
             rss_max: Some(1),
             busy: 0.5,
             film: Film::default(),
-            transfer: None,
+            transfers: None,
             floor: None,
         }
     }

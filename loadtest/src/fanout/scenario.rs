@@ -70,6 +70,7 @@ pub struct Scenario {
     pub upstream_rate: Option<Rate>,
     pub freeze: usize,
     pub stagger: Duration,
+    pub seeded: bool,
     pub warm: bool,
     pub preheat: bool,
     pub baseline: bool,
@@ -170,9 +171,10 @@ pub(super) fn upstream_address() -> SocketAddr {
     (upstream_ip(), 5000).into()
 }
 
-/// Where a bare QUIC transfer is taken from.
-pub(super) fn transfer_address() -> SocketAddr {
-    (origin_ip(), 7999).into()
+/// Where bare QUIC transfers are taken from, of the origin and of the first agent: each time from other ports, because
+/// an endpoint that was closed lingers on its own.
+pub(super) fn transfer_addresses(time: u16) -> [SocketAddr; 2] {
+    [origin_ip(), agent_ip(0)].map(|ip| (ip, 7900 + time).into())
 }
 
 /// The ports of the origin.

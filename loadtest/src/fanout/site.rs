@@ -14,7 +14,7 @@ use super::course;
 use super::floor::{self, Floor};
 use super::outcome::Measured;
 use super::scenario::{self, ORIGIN, Scenario, UPSTREAM};
-use super::transfer::{self, Transfer};
+use super::transfer::{self, Transfers};
 use crate::cluster::client::Client;
 use crate::cluster::config::{self, RegistryEntry};
 use crate::cluster::folder::RunFolder;
@@ -45,7 +45,7 @@ pub(super) struct Site {
 /// Builds, measures, and takes down again.
 pub(super) async fn measure(screen: &Screen, scenario: &Scenario) -> Result<Measured> {
     let mut site = Site::build(screen, scenario).await?;
-    let transfer = site.transfer(screen, scenario).await?;
+    let transfers = Box::pin(site.transfers(screen, scenario)).await?;
     let floor = site.floor(screen, scenario).await?;
     site.start(screen, scenario).await?;
     let measured = course::run(screen, scenario, &site).await;
@@ -53,7 +53,7 @@ pub(super) async fn measure(screen: &Screen, scenario: &Scenario) -> Result<Meas
     let measured = measured.map_err(|error| site.explain(error))?;
     stopped?;
     Ok(Measured {
-        transfer,
+        transfers,
         floor,
         ..measured
     })
@@ -108,21 +108,30 @@ impl Site {
         })
     }
 
-    /// One bare QUIC transfer over the links, before anything else uses them.
-    async fn transfer(&self, screen: &Screen, scenario: &Scenario) -> Result<Option<Transfer>> {
+    /// Bare QUIC transfers over the links, before anything else uses them: one way, then both ways at once.
+    async fn transfers(&self, screen: &Screen, scenario: &Scenario) -> Result<Option<Transfers>> {
         if scenario.baseline {
             return Ok(None);
         }
         let act = screen.act("one tuned QUIC transfer over the same links");
         let from = Room::enter(&self.network.space(ORIGIN))?;
         let to = Room::enter(&self.network.space(&scenario::agent(0)))?;
-        let bytes = transfer::bytes_for(
-            scenario.link.rate().map(Rate::whole_bytes_per_sec),
-            scenario.bytes(),
-        );
-        let moved = transfer::transfer(&from, &to, scenario::transfer_address(), bytes).await?;
-        act.done(&format!("{:.1} Mbit/s", moved.bits_per_sec() / 1e6));
-        Ok(Some(moved))
+        let rate = scenario.link.rate().map(Rate::whole_bytes_per_sec);
+        let bytes = transfer::bytes_for(rate, scenario.bytes());
+        let [address, _] = scenario::transfer_addresses(0);
+        let one = transfer::transfer(&from, &to, address, bytes).await?;
+        act.done(&format!("{:.1} Mbit/s", one.bits_per_sec() / 1e6));
+        let both = if scenario.link.rate().is_some() {
+            let act = screen.act("the same both ways at once");
+            let addresses = scenario::transfer_addresses(1);
+            let both = transfer::both_ways([&from, &to], addresses, bytes / 2);
+            let both = Box::pin(both).await?;
+            act.done(&format!("{:.1} Mbit/s", both.bits_per_sec() / 1e6));
+            Some(both)
+        } else {
+            None
+        };
+        Ok(Some(Transfers { one, both }))
     }
 
     async fn floor(&self, screen: &Screen, scenario: &Scenario) -> Result<Option<Floor>> {
@@ -205,6 +214,16 @@ impl Site {
             Some(agent) => agent.client().for_registry(scenario::upstream_address()),
             None => Client::new(scenario::upstream_address()),
         }
+    }
+
+    /// Has the origin fetch everything, through its own registry port.
+    pub(super) async fn seed(&self) -> Result<()> {
+        let origin = self.origin.as_ref().context("a baseline has no origin")?;
+        let client = origin.client().for_registry(scenario::upstream_address());
+        let room = Room::enter(&self.network.space(ORIGIN))?;
+        room.run(async move { client.pull(REPOSITORY, TAG).await })
+            .await??;
+        Ok(())
     }
 
     /// Origin and agents, in this order.

@@ -33,6 +33,14 @@ pub(super) struct Transfer {
     pub(super) cpu: Duration,
 }
 
+/// What bare transfers reached before the run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Transfers {
+    pub(super) one: Transfer,
+    /// Not measured where links are not shaped: there the machine would be.
+    pub(super) both: Option<Transfer>,
+}
+
 impl Transfer {
     pub(super) fn bits_per_sec(&self) -> f64 {
         self.bytes as f64 * 8.0 / self.took.as_secs_f64()
@@ -74,6 +82,25 @@ pub(super) async fn transfer(
     let took = took?;
     let cpu = (from.cpu().await? + to.cpu().await?).saturating_sub(before);
     Ok(Transfer { bytes, took, cpu })
+}
+
+/// The same both ways at once, as every host of a fan-out takes and gives at once: acknowledgements wait behind what
+/// goes the same way. The slower of the two counts.
+pub(super) async fn both_ways(
+    ends: [&Room; 2],
+    addresses: [SocketAddr; 2],
+    bytes: u64,
+) -> Result<Transfer> {
+    let [one, other] = ends;
+    let (there, back) = tokio::try_join!(
+        transfer(one, other, addresses[0], bytes),
+        transfer(other, one, addresses[1], bytes),
+    )?;
+    let slower = there.took.max(back.took);
+    Ok(Transfer {
+        took: slower,
+        ..there
+    })
 }
 
 fn member(key: &ClusterKey, role: Role) -> Result<(Identity, Credentials)> {

@@ -81,7 +81,7 @@ pub const KEYS: &[Key] = keys! {
     agents: Count, Same, |r| whole(r.agents), "Agents that want the blob.";
     zones: Count, Same, |r| whole(r.zones), "Zones that they are spread over.";
     blob_bytes: Bytes, Same, |r| whole(r.blob_bytes), "Length of the blob, or of all layers of the image.";
-    piece_bytes: Bytes, Same, |r| whole(r.piece_bytes), "Length of a piece. Null for an image of several layers.";
+    piece_bytes: Bytes, Same, |r| whole(r.piece_bytes), "Length of a piece; of an image, that of its longest layer.";
     pieces: Count, Same, |r| whole(r.pieces), "Pieces that the blob is cut in.";
     link_bits_per_sec: BitsPerSec, Same, |r| r.link_bits_per_sec, "Rate of every agent's link and of the origin's, each way. Null: not shaped.";
     seed: Count, Neither, |r| whole(r.seed), "Everything that was left to chance follows from it.";
