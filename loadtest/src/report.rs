@@ -40,6 +40,9 @@ const AGENTS_MAX: usize = 100_000;
 /// Settings, extra figures, gates and notes that a report holds at most.
 const LINES_MAX: usize = 256;
 
+/// A measured run whose machine was busier than this measured the machine, not the links.
+const BUSY_MAX: f64 = 0.92;
+
 /// What made a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -189,13 +192,29 @@ impl Report {
         self.gates.extend(results);
     }
 
-    /// Whether everybody finished, no wrong byte was seen, and every gate held.
+    /// Whether the machine was the limit of a run that was to measure links: its times are then neither good nor bad.
+    #[must_use]
+    pub fn is_bound_by_machine(&self) -> bool {
+        self.kind == Kind::Fanout
+            && self.link_bits_per_sec.is_some()
+            && self.cpu_busy_ratio.is_some_and(|busy| busy > BUSY_MAX)
+    }
+
+    /// Whether a gate asks for a time that [`Self::is_bound_by_machine`] makes worthless.
+    #[must_use]
+    pub fn is_unjudged(&self) -> bool {
+        let of_time = |gate: &GateResult| gate.key.starts_with("makespan");
+        self.is_bound_by_machine() && self.gates.iter().any(of_time)
+    }
+
+    /// Whether everybody finished, no wrong byte was seen, and every gate held and could be judged.
     #[must_use]
     pub fn passed(&self) -> bool {
         let none = |count: Option<u64>| count.unwrap_or(0) == 0;
         none(self.failed_agents)
             && none(self.wrong_bytes)
             && self.gates.iter().all(|gate| gate.held)
+            && !self.is_unjudged()
     }
 
     /// The whole report as one page that loads nothing from anywhere.

@@ -48,6 +48,12 @@ impl ReportArgs {
     /// A file that cannot be written.
     pub fn finish(&self, screen: &Screen, mut report: Report) -> Result<Report> {
         report.judge(&self.gate);
+        if report.is_bound_by_machine() {
+            let busy = report.cpu_busy_ratio.unwrap_or(1.0) * 100.0;
+            report.notes.push(format!(
+                "The machine was {busy:.0} % busy, so that it was the limit and not the links; take fewer agents or slower links."
+            ));
+        }
         let report = report.bounded();
         if let Some(path) = &self.json {
             write(path, &file::text(&report))?;

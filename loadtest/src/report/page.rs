@@ -131,6 +131,8 @@ fn verdict(report: &Report) -> Markup {
     html! {
         @if report.passed() {
             p.verdict.good { (tables::tick(true)) " passed" (gates) }
+        } @else if report.is_unjudged() && held == all && lost.is_none() && wrong.is_none() {
+            p.verdict.bad { (tables::tick(false)) " not judged: the machine was the limit" }
         } @else {
             p.verdict.bad {
                 (tables::tick(false)) " failed" (gates)

@@ -137,6 +137,28 @@ fn what_follows_from_the_figures_is_filled_in_and_what_is_there_stays() {
 }
 
 #[test]
+fn times_that_measured_the_machine_are_not_judged() {
+    let run = |busy, link_bits_per_sec, gates: &[&str]| {
+        let mut report = Report {
+            kind: Kind::Fanout,
+            cpu_busy_ratio: Some(busy),
+            link_bits_per_sec,
+            makespan_over_bound: Some(1.0),
+            origin_copies: Some(1.0),
+            ..Report::default()
+        };
+        let gates: Vec<Gate> = gates.iter().map(|gate| gate.parse().unwrap()).collect();
+        report.judge(&gates);
+        report.passed()
+    };
+    let (time, copies) = ("makespan_over_bound<=1.1", "origin_copies<=1.1");
+    assert!(run(0.6, Some(1e8), &[time, copies]));
+    assert!(!run(0.99, Some(1e8), &[time, copies]));
+    assert!(run(0.99, Some(1e8), &[copies]), "copies are what they are");
+    assert!(run(0.99, None, &[time]), "no link was to be measured");
+}
+
+#[test]
 fn a_report_is_never_larger_than_a_page_can_draw() {
     let at_s: Vec<f64> = (0..10_000).map(f64::from).collect();
     let row = |at: usize| ProgressRow {

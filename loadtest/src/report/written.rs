@@ -91,6 +91,8 @@ pub(super) fn count(value: f64) -> String {
 /// Three significant digits, no zeros behind the point that say nothing, thousands set apart.
 #[must_use]
 pub(super) fn digits(value: f64) -> String {
+    // No zero is less than nothing.
+    let value = value + 0.0;
     let size = value.abs();
     if size >= 1e15 || (size > 0.0 && size < 1e-4) {
         return format!("{value:.2e}");
@@ -162,6 +164,7 @@ mod tests {
         assert_eq!(moment("2026-11-25T22:18:01Z"), "2026-11-25 22:18 UTC");
         assert_eq!(moment("T–––––––––––––––––Z"), "T–––––––––––––––––Z");
         assert_eq!(digits(2e-7), "2.00e-7");
+        assert_eq!(digits(-0.0), "0");
         assert_eq!(digits(-12.34), "-12.3");
         assert_eq!(figure(None, Unit::Secs), NOTHING);
         assert_eq!(figure(Some(f64::NAN), Unit::Secs), NOTHING);
