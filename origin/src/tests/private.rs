@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -31,6 +31,8 @@ struct Ledger {
     content: Mutex<BTreeMap<String, Bytes>>,
     /// What everybody is answered, instead.
     broken: AtomicU16,
+    /// Only the base of the API tells the challenge, as Google's registries do.
+    challenge_at_base: AtomicBool,
 }
 
 /// A registry where each repository has its readers.
@@ -92,6 +94,9 @@ fn answer(ledger: &Ledger, seen: &Seen) -> Reply {
         code => return status(code),
     }
     let Some(caller) = seen.authorization() else {
+        if ledger.challenge_at_base.load(Ordering::SeqCst) && seen.path != "/v2/" {
+            return status(401);
+        }
         return Reply::builder()
             .status(401)
             .header("www-authenticate", CHALLENGE)
@@ -176,6 +181,28 @@ fn gets(registry: &Guarded, part: &str) -> usize {
         .iter()
         .filter(|seen| seen.method == Method::GET && seen.authorization().is_some())
         .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_that_only_the_base_tells_is_relayed_too() {
+    let registry = Guarded::new().await;
+    let layer = noise(1 << 20, 38);
+    let (_, digest) = registry.put("team/app", "{\"layers\":[6]}", &layer);
+    registry
+        .ledger
+        .challenge_at_base
+        .store(true, Ordering::SeqCst);
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::start(dir.path(), registry.entry()).await;
+    for path in [
+        "team/app/manifests/v1".to_owned(),
+        format!("team/app/blobs/{digest}"),
+    ] {
+        let (status, challenges, _) = told(registry.get(&stage, &path, None).await).await;
+        assert_eq!(status, 401, "{path}");
+        assert_eq!(challenges, [CHALLENGE, "Basic realm=\"second\""]);
+    }
+    stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -138,7 +138,8 @@ impl Registry {
                 | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
                 // The caller's to answer, not ours.
                 StatusCode::UNAUTHORIZED if caller.is_some() => {
-                    return Err(Attempt::Final(challenged_by(self.name(), &response)));
+                    let told = self.challenges(home, response).await?;
+                    return Err(Attempt::Final(challenged_by(self.name(), &told)));
                 }
                 StatusCode::UNAUTHORIZED if !challenged => {
                     // A second refusal of a fresh answer is final.
@@ -350,9 +351,9 @@ impl Registry {
 }
 
 /// A 401 to a caller's credential, with all that the registry said to it.
-fn challenged_by(registry: &str, response: &Response) -> UpstreamError {
+fn challenged_by(registry: &str, headers: &HeaderMap) -> UpstreamError {
     let registry = registry.to_owned();
-    match challenge_of(response.headers()) {
+    match challenge_of(headers) {
         Some(challenge) => UpstreamError::Challenged {
             registry,
             challenge,
