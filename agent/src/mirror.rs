@@ -6,6 +6,7 @@
 //! Not here: blobs and manifests themselves (`shoal_peer`), and which registries there are (`registries`).
 
 pub mod accept;
+pub mod listing;
 pub mod name;
 pub mod range;
 pub mod registries;
@@ -21,6 +22,7 @@ mod paced;
 mod pour;
 mod pulse;
 mod started;
+mod whole;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,7 +30,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{ALLOW, CONNECTION};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -40,6 +43,7 @@ use shoal_proto::limits::{
     HTTP_BUFFER_BYTES, HTTP_CLIENT_STALL_MAX, HTTP_CONNECTIONS_MAX, HTTP_DRAIN_BYTES_MAX,
     HTTP_DRAIN_DEADLINE, HTTP_HEAD_DEADLINE,
 };
+use shoal_proto::wire::Listed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -48,15 +52,14 @@ use tokio_util::task::TaskTracker;
 
 use blob::{BlobAsk, insert, refuse};
 use guarded::Guarded;
+use listing::{ListWish, Query};
 use manifest::ManifestWish;
 use name::RegistryName;
 use observe::{Handler, Observation, Recent};
 use paced::Paced;
 use pulse::{Patience, Pulse};
 use registries::Registries;
-use reply::{
-    AGENT_HEADER, API_VERSION, Failure, Fallthrough, OCI_NAMESPACE, OciCode, json_response,
-};
+use reply::{AGENT_HEADER, API_VERSION, Failure, OCI_NAMESPACE, json_response};
 use route::{Asked, Route, Target};
 use started::Started;
 
@@ -208,7 +211,7 @@ impl Mirror {
                 self.preheat(&target.registry, digest, source, seen).await
             }
             _ if !head && parts.method != Method::GET => read_only(body, &mut seen).await,
-            Ok(route) => self.content(route, head, &parts.headers, seen).await,
+            Ok(route) => self.content(route, head, &parts, seen).await,
             Err(error) => refuse(&Failure::from(error), &mut seen),
         };
         let headers = response.headers_mut();
@@ -230,9 +233,10 @@ impl Mirror {
         &self,
         route: Route,
         head: bool,
-        headers: &HeaderMap,
+        parts: &Parts,
         mut seen: Observation,
     ) -> Response<Body> {
+        let headers = &parts.headers;
         match route {
             Route::Base => {
                 seen.handler(Handler::Base);
@@ -264,29 +268,46 @@ impl Mirror {
                         source,
                         head,
                         headers,
+                        chooses_once: chooses_once(parts),
                     },
                     seen,
                 )
                 .await
             }
-            // Listing needs an ask of its own to an origin. Until there is one, the 404 sends clients to the upstream,
-            // and from the referrers API to the tag scheme.
-            Route::Referrers { .. } => {
-                seen.handler(Handler::Referrers);
-                refuse(&not_relayed("referrers"), &mut seen)
+            Route::Referrers { target, subject } => {
+                seen.about(Handler::Referrers, name_of(&target), subject.to_string());
+                self.listed(&target, Listed::Referrers(subject), head, parts, seen)
+                    .await
             }
-            Route::Tags { .. } => {
-                seen.handler(Handler::Tags);
-                refuse(&not_relayed("the list of tags"), &mut seen)
+            Route::Tags { target } => {
+                seen.about(Handler::Tags, name_of(&target), String::new());
+                self.listed(&target, Listed::Tags, head, parts, seen).await
             }
             Route::Preheat { .. } => refuse(&Failure::read_only(), &mut seen),
         }
     }
-}
 
-fn not_relayed(what: &str) -> Failure {
-    let message = format!("{what} is not relayed by this mirror; ask the upstream");
-    Failure::cannot(OciCode::NameUnknown, Fallthrough::NotServed, message)
+    async fn listed(
+        &self,
+        target: &Target,
+        listed: Listed,
+        head: bool,
+        parts: &Parts,
+        mut seen: Observation,
+    ) -> Response<Body> {
+        let Some(query) = Query::parse(parts.uri.query()) else {
+            return refuse(&Failure::query_too_long(), &mut seen);
+        };
+        let wish = ListWish {
+            registry: &target.registry,
+            source: self.guarded.source(target, &parts.headers),
+            listed,
+            query,
+            path: parts.uri.path(),
+            head,
+        };
+        self.list(wish, seen).await
+    }
 }
 
 /// Refuses what writes. What the client sends is read, within bounds, so that it gets to see the refusal.
@@ -306,6 +327,13 @@ async fn read_only(body: Incoming, seen: &mut Observation) -> Response<Body> {
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Only containerd and its kin name the registry, and only they ask their next host for a single blob.
+fn chooses_once(parts: &Parts) -> bool {
+    let query = parts.uri.query().unwrap_or_default();
+    let named = form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == "ns");
+    !named && !parts.headers.contains_key(OCI_NAMESPACE)
 }
 
 fn name_of(target: &Target) -> String {

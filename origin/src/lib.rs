@@ -16,6 +16,7 @@ mod clock;
 mod cut;
 mod flight;
 mod ingest;
+mod listings;
 mod manifests;
 mod names;
 mod policy;

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::WallClock;
 use crate::config::Config;
 use crate::ingest::Ingest;
+use crate::listings::Listings;
 use crate::manifests::{Freshness, Manifests};
 use crate::policy::Policy;
 use crate::seeder::UpstreamSeeder;
@@ -282,9 +283,11 @@ fn seeding(
         WallClock::default(),
         tasks.clone(),
     );
+    let listings = Listings::new(policy.clone(), tasks.clone());
     UpstreamSeeder {
         policy,
         ingest,
+        listings,
         manifests,
     }
 }

@@ -7,11 +7,12 @@
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shoal_peer::{ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
+use shoal_peer::{ListAnswer, ListAsk, ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
 use shoal_proto::wire::{Refusal, RefusalCode, Source};
 use shoal_proto::{Digest, PeerId};
 
 use crate::ingest::Ingest;
+use crate::listings::Listings;
 use crate::manifests::Manifests;
 use crate::names::Repository;
 use crate::policy::Policy;
@@ -21,6 +22,7 @@ use crate::policy::Policy;
 pub(crate) struct UpstreamSeeder {
     pub(crate) policy: Policy,
     pub(crate) ingest: Ingest,
+    pub(crate) listings: Listings,
     pub(crate) manifests: Manifests,
 }
 
@@ -55,6 +57,14 @@ impl Seeder for UpstreamSeeder {
         async move {
             tracing::debug!(caller = %caller.short(), reference = ask.reference, "a peer asks for a manifest");
             self.manifests.answer(&ask).await
+        }
+        .boxed()
+    }
+
+    fn list(&self, caller: PeerId, ask: ListAsk) -> BoxFuture<'_, Result<ListAnswer, Refusal>> {
+        async move {
+            tracing::debug!(caller = %caller.short(), listed = ?ask.listed, "a peer asks for a list");
+            self.listings.answer(ask).await
         }
         .boxed()
     }

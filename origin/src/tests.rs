@@ -2,6 +2,7 @@
 
 mod blobs;
 mod cluster;
+mod lists;
 mod private;
 mod real;
 mod secrets;

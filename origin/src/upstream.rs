@@ -1,4 +1,4 @@
-//! The registries outside, and the three things asked of them: a tag's digest, a manifest, a blob.
+//! The registries outside, and the things asked of them: a tag's digest, a manifest, a blob, a list.
 //!
 //! For: everything this process says to the world outside the cluster. Not for: keeping what comes (that is `ingest`
 //! and `manifests`) or deciding who may have it (that is `policy`).
@@ -13,6 +13,7 @@ pub mod error;
 pub mod guard;
 pub(crate) mod keyring;
 pub mod limit;
+pub(crate) mod list;
 pub(crate) mod manifest;
 pub mod proxy;
 pub(crate) mod pull;

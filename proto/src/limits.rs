@@ -42,6 +42,10 @@ pub const MEDIA_TYPE_BYTES_MAX: usize = 255;
 pub const AUTHORIZATION_BYTES_MAX: usize = 16 << 10;
 /// An upstream's WWW-Authenticate, in bytes.
 pub const CHALLENGE_BYTES_MAX: usize = 4 << 10;
+/// The query of a list ask, in bytes: a page token of some registries is an encoded record.
+pub const LIST_QUERY_BYTES_MAX: usize = 2 << 10;
+/// What filters a registry says it applied to a list, in bytes.
+pub const LIST_FILTERS_BYTES_MAX: usize = 255;
 /// What a refusal tells people, in bytes.
 pub const REFUSAL_DETAIL_BYTES_MAX: usize = 256;
 /// Byte ranges in one HTTP request, as other registries cap it.
@@ -55,6 +59,8 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 pub const MANIFEST_FRAME_BYTES_MAX: usize = MANIFEST_BYTES_MAX + (512 << 10);
 /// A manifest, in bytes. Source: containerd takes at most 4 × 1048 × 1048.
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
+/// One page of a list of tags or referrers, in bytes: it goes in the frame of a manifest; 100,000 tags fit.
+pub const LIST_BYTES_MAX: usize = MANIFEST_BYTES_MAX;
 /// A handshake frame, in bytes: nobody is known yet.
 pub const HELLO_BYTES_MAX: usize = 4 << 10;
 /// A signed membership, in bytes.
@@ -259,6 +265,11 @@ pub const ASKS_WAITING_PER_LINK_MAX: usize = 32;
 pub const SAY_DEADLINE: Duration = Duration::from_secs(10);
 /// Control messages that wait to be said to one peer; over it, it is too slow.
 pub const OUTBOX_MAX: usize = 1024;
+/// A question to an origin is acknowledged within this time, or the origin counts as dead: some round trips and one
+/// retransmission.
+pub const ASK_HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// An origin is reached within this time, or the next one is asked: a handshake and one retransmission of it.
+pub const ORIGIN_REACHED_WITHIN: Duration = Duration::from_millis(1500);
 /// Waiting for a manifest, over all origins that own it.
 pub const MANIFEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Commands of handles that wait for the driver; over it, callers wait.
@@ -409,6 +420,11 @@ const _: () = {
         HTTP_ANSWER_DEADLINE.as_secs() < 30
             && OPEN_DEADLINE.as_secs() < HTTP_ANSWER_DEADLINE.as_secs(),
         "an origin's no reaches the client in time"
+    );
+    assert!(
+        ASK_HEARD_WITHIN.as_millis() < ORIGIN_REACHED_WITHIN.as_millis()
+            && ORIGIN_REACHED_WITHIN.as_millis() < HTTP_SILENCE_AFTER.as_millis(),
+        "a dead origin is noticed before a slow one counts as silent"
     );
     assert!(
         HTTP_SILENT_DEADLINE.as_nanos() < HTTP_SILENCE_AFTER.as_nanos()

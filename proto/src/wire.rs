@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 mod code;
 mod frame;
+mod list;
 mod peer;
 mod tracker;
 
@@ -28,6 +29,7 @@ pub use answer::{Answer, Audience, ManifestAnswer, OpenAnswer, Refusal};
 pub use ask::{Ask, ManifestAsk, Secret, Source};
 pub use code::{Blame, CloseCode, RefusalCode};
 pub use frame::{FrameDecoder, encode_frame};
+pub use list::{ListAnswer, ListAsk, Listed};
 pub use peer::{Hello, PeerMessage, Welcome};
 pub use tracker::{
     Announce, Candidate, Cluster, FromTracker, Handout, Origin, PeerAddress, SwarmAnnounce,

@@ -125,6 +125,11 @@ impl Link {
         self.0.connection.rtt()
     }
 
+    /// Datagrams that came so far. A live peer acknowledges what it is sent, whatever it then does with it.
+    pub fn datagrams_heard(&self) -> u64 {
+        self.0.connection.stats().udp_rx.datagrams
+    }
+
     /// A stream for one question. Waits while the other side allows no more streams.
     pub async fn open_ask(&self) -> Result<AskStream, LinkError> {
         let (send, recv) = self.0.connection.open_bi().await?;

@@ -23,7 +23,7 @@ use crate::cursor::{Cursor, Seat};
 use crate::driver::report::Command;
 use crate::exchange::budget::ByteBudget;
 use crate::exchange::origins;
-use crate::options::{ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
+use crate::options::{ListAnswer, ListAsk, ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
 use crate::pool;
 use crate::reader::BlobReader;
 use crate::status::Status;
@@ -145,6 +145,15 @@ impl Handle {
             return answer.map_err(ManifestError::Refused);
         }
         origins::manifest(self, ask).await
+    }
+
+    /// What a repository holds, from the origin that owns it; from the next one when that one fails.
+    pub async fn list(&self, ask: ListAsk) -> Result<ListAnswer, ManifestError> {
+        if let Some(seeder) = &self.shared.seeder {
+            let answer = seeder.list(self.me(), ask).await;
+            return answer.map_err(ManifestError::Refused);
+        }
+        origins::list(self, ask).await
     }
 
     /// Origin: a blob whose pieces will come from upstream, by [`Handle::ingested`]. Makes room in the store.

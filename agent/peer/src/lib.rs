@@ -40,6 +40,8 @@ pub mod store;
 
 pub use driver::start;
 pub use handle::{Handle, ManifestError, OpenError, SeedError};
-pub use options::{Audience, ManifestAnswer, ManifestAsk, OpenAnswer, PeerOptions, Seeder};
+pub use options::{
+    Audience, ListAnswer, ListAsk, ManifestAnswer, ManifestAsk, OpenAnswer, PeerOptions, Seeder,
+};
 pub use reader::{BlobReader, ReadError};
 pub use status::{LinkStatus, OriginStatus, Status, SwarmStatus, TrackerStatus};

@@ -11,7 +11,9 @@ use shoal_link::{Credentials, Identity};
 use shoal_proto::wire::{PeerAddress, Refusal, Source};
 use shoal_proto::{Digest, JoinToken, PeerId, Role, Zone};
 
-pub use shoal_proto::wire::{Audience, ManifestAnswer, ManifestAsk, OpenAnswer};
+pub use shoal_proto::wire::{
+    Audience, ListAnswer, ListAsk, ManifestAnswer, ManifestAsk, OpenAnswer,
+};
 
 /// Who we are, whom we know, and how much we may use.
 #[derive(Clone)]
@@ -93,4 +95,7 @@ pub trait Seeder: Send + Sync {
         caller: PeerId,
         ask: ManifestAsk,
     ) -> BoxFuture<'_, Result<ManifestAnswer, Refusal>>;
+
+    /// Tells what a repository holds, as upstream lists it now.
+    fn list(&self, caller: PeerId, ask: ListAsk) -> BoxFuture<'_, Result<ListAnswer, Refusal>>;
 }

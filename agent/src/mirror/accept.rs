@@ -85,6 +85,7 @@ fn range_covers(range: &str, media_type: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -133,5 +134,26 @@ mod tests {
         );
         let flood = vec!["a/b"; ACCEPT_RANGES_MAX * 2];
         assert!(accept(&flood).ranges().len() <= ACCEPT_RANGES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn any_accept_lines_are_read_and_bounded(
+            lines in prop::collection::vec(prop::collection::vec(prop_oneof![Just(b','), Just(b';'), Just(b'q'), Just(b'='), 0x20u8..0xff], 0..80), 0..80),
+            media_type in "[a-z/+.;=]{0,30}",
+        ) {
+            let mut headers = HeaderMap::new();
+            for line in &lines {
+                if let Ok(line) = HeaderValue::from_bytes(line) {
+                    headers.append(ACCEPT, line);
+                }
+            }
+            let accept = Accept::from_headers(&headers);
+            accept.covers(&media_type);
+            let ranges = accept.ranges();
+            prop_assert!(ranges.len() <= ACCEPT_RANGES_MAX);
+            prop_assert!(ranges.iter().map(String::len).sum::<usize>() <= ACCEPT_BYTES_MAX);
+            prop_assert!(ranges.iter().all(|range| !range.is_empty() && !range.contains(',')));
+        }
     }
 }

@@ -23,6 +23,7 @@ use super::blob::{etag, insert, refuse};
 use super::observe::{FirstFrom, Observation};
 use super::reply::{CONTENT_DIGEST, Failure, Fallthrough};
 use super::route::{Reference, Target};
+use super::whole::is_whole;
 
 /// A manifest as a client asked for it.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct ManifestWish<'a> {
     pub(crate) source: Source,
     pub(crate) head: bool,
     pub(crate) headers: &'a HeaderMap,
+    /// The client keeps to whoever gives it the manifest (`whole`).
+    pub(crate) chooses_once: bool,
 }
 
 /// A manifest that may be answered: checked, or only its head.
@@ -64,6 +67,7 @@ impl Mirror {
         if let Reference::Digest(digest) = wish.reference
             && let Some(found) = self.stored(digest).await
             && accept.covers(&found.media_type)
+            && self.may_serve(&found, wish.chooses_once).await
         {
             seen.first_byte(FirstFrom::Cache);
             return answer(&found, wish.head, &mut seen);
@@ -92,6 +96,15 @@ impl Mirror {
                 None => refuse(&failure, &mut seen),
             },
         }
+    }
+
+    /// Whether a manifest may be answered on this node's own word.
+    async fn may_serve(&self, found: &Found, chooses_once: bool) -> bool {
+        if !chooses_once {
+            return true;
+        }
+        let (store, body) = (self.handle.store().clone(), found.body.clone());
+        pool::run(move || body.is_some_and(|body| is_whole(&store, &body))).await
     }
 
     async fn stored(&self, digest: Digest) -> Option<Found> {
@@ -191,6 +204,9 @@ impl Mirror {
             return None;
         }
         let found = self.stored(record.digest).await?;
+        if !self.may_serve(&found, wish.chooses_once).await {
+            return None;
+        }
         tracing::info!(target = %wish.target.repository, reference = %wish.reference, age_s = age.as_secs(), "no origin answers: a tag is served as last known");
         Some(Found {
             stale_for: Some(age),

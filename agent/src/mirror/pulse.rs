@@ -16,7 +16,7 @@ use shoal_proto::limits::{
 use tokio::time::Instant;
 
 use super::name::RegistryName;
-use super::reply::Failure;
+use super::reply::{Failure, Fallthrough};
 
 /// The silences that are remembered: at most one for each registry of the allow-list.
 #[derive(Debug, Default)]
@@ -70,7 +70,8 @@ impl Pulse {
         if failure.status != StatusCode::SERVICE_UNAVAILABLE {
             self.answered(registry);
         } else if patience.within == HTTP_ANSWER_DEADLINE
-            && now.saturating_duration_since(patience.asked) >= HTTP_SILENCE_AFTER
+            && (unreachable(failure)
+                || now.saturating_duration_since(patience.asked) >= HTTP_SILENCE_AFTER)
         {
             tracing::info!(%registry, %failure, "no answer about a registry: for a while, its requests wait less");
             self.with(|until| until.insert(registry.clone(), now + HTTP_SILENCE_HOLD));
@@ -82,9 +83,17 @@ impl Pulse {
     }
 }
 
+/// Nobody could be asked, which is known sooner than a silence.
+fn unreachable(failure: &Failure) -> bool {
+    matches!(
+        failure.reason,
+        Fallthrough::NoOrigin | Fallthrough::NoSource
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::reply::{Fallthrough, OciCode};
+    use super::super::reply::OciCode;
     use super::*;
 
     fn registry(name: &str) -> RegistryName {
@@ -126,6 +135,15 @@ mod tests {
         let absent = Failure::cannot(OciCode::BlobUnknown, Fallthrough::NotFound, "");
         pulse.failed(&registry("a.io"), patience, &absent, now);
         assert_eq!(within(&pulse, "a.io", now), HTTP_ANSWER_DEADLINE);
+    }
+
+    #[test]
+    fn an_origin_that_cannot_be_reached_is_a_silence_at_once() {
+        let (pulse, now) = (Pulse::default(), Instant::now());
+        let patience = pulse.patience(&registry("a.io"), false, now);
+        let unreachable = Failure::broken(Fallthrough::NoOrigin, "");
+        pulse.failed(&registry("a.io"), patience, &unreachable, now);
+        assert_eq!(within(&pulse, "a.io", now), HTTP_SILENT_DEADLINE);
     }
 
     #[test]

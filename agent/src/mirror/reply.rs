@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 use shoal_peer::{ManifestError, OpenError};
 use shoal_proto::FailReason;
+use shoal_proto::limits::LIST_QUERY_BYTES_MAX;
 use shoal_proto::wire::{Refusal, RefusalCode};
 
 use super::route::RouteError;
@@ -88,6 +89,7 @@ impl Fallthrough {
 pub(crate) enum Kind {
     Blob,
     Manifest,
+    Repository,
 }
 
 impl Kind {
@@ -95,6 +97,7 @@ impl Kind {
         match self {
             Self::Blob => OciCode::BlobUnknown,
             Self::Manifest => OciCode::ManifestUnknown,
+            Self::Repository => OciCode::NameUnknown,
         }
     }
 }
@@ -149,6 +152,18 @@ impl Failure {
         }
     }
 
+    /// A query that no registry's page token needs.
+    pub(crate) fn query_too_long() -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            ..Self::cannot(
+                OciCode::Unsupported,
+                Fallthrough::BadRequest,
+                format!("the query is longer than {LIST_QUERY_BYTES_MAX} bytes"),
+            )
+        }
+    }
+
     pub(crate) fn of_open(error: &OpenError) -> Self {
         match error {
             OpenError::Failed { reason, .. } => Self::of_reason(reason),
@@ -164,6 +179,13 @@ impl Failure {
         match error {
             ManifestError::NoOrigin => Self::broken(Fallthrough::NoOrigin, error.to_string()),
             ManifestError::Refused(refusal) => Self::of_refusal(Kind::Manifest, refusal),
+        }
+    }
+
+    pub(crate) fn of_list(error: &ManifestError) -> Self {
+        match error {
+            ManifestError::NoOrigin => Self::broken(Fallthrough::NoOrigin, error.to_string()),
+            ManifestError::Refused(refusal) => Self::of_refusal(Kind::Repository, refusal),
         }
     }
 

@@ -10,8 +10,10 @@
 
 mod blobs;
 mod http;
+mod lists;
 mod manifests;
 mod private;
 mod routing;
 mod suite;
+mod surface;
 mod world;

@@ -210,3 +210,56 @@ async fn a_challenge_of_the_upstream_is_relayed_and_the_callers_credential_goes_
     assert_eq!(told.as_deref(), Some(b"Bearer canary".as_slice()));
     world.end().await;
 }
+
+/// Clients that cannot say `ns` take all blobs from whoever gave them the manifest.
+#[tokio::test]
+async fn who_keeps_to_one_source_gets_a_remembered_manifest_only_with_all_its_blobs() {
+    let world = World::start().await;
+    let blob = world.upstream.blob(&crate::world::specimen(1, 1000));
+    let body = format!(
+        "{{\"layers\":[{{\"digest\":\"{blob}\"}},{{\"digest\":\"{blob}\",\"urls\":[\"http://elsewhere.test/\"]}}]}}"
+    );
+    let manifest = world.upstream.manifest("child", MANIFEST, &body);
+    let index = format!(
+        "{{\"manifests\":[{{\"digest\":\"{manifest}\"}},{{\"digest\":\"{}\"}}]}}",
+        crate::world::sha256(b"sparse")
+    );
+    let index = world.upstream.manifest("v1", INDEX, &index);
+    let references = ["v1".to_owned(), index.to_string(), manifest.to_string()];
+    for reference in &references {
+        assert_eq!(get(world.addr, &by(reference), &[]).await.status, 200);
+    }
+    let away = || {
+        world
+            .upstream
+            .refuse(Some(Refusal::new(RefusalCode::Unavailable)))
+    };
+    for (whole, status) in [(false, 503), (true, 200)] {
+        if whole {
+            world.upstream.refuse(None);
+            let path = format!("/v2/app/blobs/{blob}?{NS}");
+            assert_eq!(get(world.addr, &path, &[]).await.status, 200);
+            world
+                .until_status(|_| {
+                    world
+                        .agent
+                        .handle()
+                        .store()
+                        .lookup(&blob)
+                        .is_some_and(|blob| blob.complete)
+                })
+                .await;
+        }
+        away();
+        for reference in &references {
+            let path = format!("/v2/registry.test/app/manifests/{reference}");
+            assert_eq!(get(world.addr, &path, &[]).await.status, status, "{path}");
+            assert_eq!(
+                get(world.addr, &by(reference), &[]).await.status,
+                200,
+                "asks for each blob anew"
+            );
+        }
+    }
+    world.end().await;
+}

@@ -16,8 +16,10 @@ use futures_util::future::BoxFuture;
 use shoal_agent::Agent;
 use shoal_agent::config::{Config, ListenEntry, RawConfig};
 use shoal_daemon::config::{ByteSize, Span};
-use shoal_peer::{Audience, Handle, ManifestAnswer, ManifestAsk, OpenAnswer, Seeder};
-use shoal_proto::wire::{Refusal, RefusalCode, Source};
+use shoal_peer::{
+    Audience, Handle, ListAnswer, ListAsk, ManifestAnswer, ManifestAsk, OpenAnswer, Seeder,
+};
+use shoal_proto::wire::{Listed, Refusal, RefusalCode, Source};
 use shoal_proto::{
     BlobInfo, Digest, DigestAlgorithm, Geometry, Guard, PeerId, PieceHasher, PieceProof,
 };
@@ -87,6 +89,9 @@ pub(crate) struct Upstream {
     begun: Mutex<HashMap<Digest, BlobInfo>>,
     pub(crate) opened: AtomicUsize,
     manifest_asks: Mutex<Vec<ManifestAsk>>,
+    list_asks: Mutex<Vec<ListAsk>>,
+    /// As registries were before the referrers API.
+    pub(crate) knows_no_referrers: std::sync::atomic::AtomicBool,
     handle: OnceLock<Handle>,
     tasks: TaskTracker,
 }
@@ -157,12 +162,69 @@ impl Upstream {
     }
 
     pub(crate) fn asked(&self) -> usize {
-        self.opened.load(Ordering::SeqCst) + self.manifest_asks().len()
+        self.opened.load(Ordering::SeqCst) + self.manifest_asks().len() + self.list_asks().len()
     }
 
     /// What was asked about manifests, in order.
     pub(crate) fn manifest_asks(&self) -> Vec<ManifestAsk> {
         self.manifest_asks.lock().unwrap().clone()
+    }
+
+    /// What was asked about lists, in order.
+    pub(crate) fn list_asks(&self) -> Vec<ListAsk> {
+        self.list_asks.lock().unwrap().clone()
+    }
+
+    /// The tags after `last`, at most `n` of them, as the specification has it.
+    fn tags(&self, source: &Source, query: &HashMap<String, String>) -> ListAnswer {
+        let manifests = self.manifests.lock().unwrap();
+        let mut tags: Vec<&String> = manifests.keys().filter(|key| !key.contains(':')).collect();
+        tags.sort();
+        let last = query.get("last").cloned().unwrap_or_default();
+        tags.retain(|tag| **tag > last);
+        let count = query.get("n").map(|n| n.parse::<usize>().unwrap());
+        let shown = count.unwrap_or(tags.len()).min(tags.len());
+        let next_query = match (count, tags[..shown].last()) {
+            (Some(count), Some(last)) if shown < tags.len() => format!("n={count}&last={last}"),
+            _ => String::new(),
+        };
+        let body = serde_json::json!({ "name": source.repository, "tags": tags[..shown] });
+        ListAnswer {
+            media_type: "application/json".into(),
+            body: body.to_string().into(),
+            next_query,
+            filters_applied: String::new(),
+        }
+    }
+
+    fn referrers(&self, subject: &Digest, query: &HashMap<String, String>) -> ListAnswer {
+        let manifests = self.manifests.lock().unwrap();
+        let mut found = Vec::new();
+        for (name, (media_type, body)) in manifests.iter().filter(|(name, _)| name.contains(':')) {
+            let manifest: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+            let kind = manifest["artifactType"].as_str().unwrap_or_default();
+            let refers = manifest["subject"]["digest"] == subject.to_string();
+            if refers
+                && query
+                    .get("artifactType")
+                    .is_none_or(|wanted| wanted == kind)
+            {
+                found.push(serde_json::json!({ "mediaType": media_type, "digest": name, "size": body.len(), "artifactType": kind }));
+            }
+        }
+        let body =
+            serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": found });
+        let filtered = query.contains_key("artifactType");
+        ListAnswer {
+            media_type: INDEX.into(),
+            body: body.to_string().into(),
+            next_query: String::new(),
+            filters_applied: if filtered {
+                "artifactType".into()
+            } else {
+                String::new()
+            },
+        }
     }
 
     async fn begin(&self, handle: &Handle, info: BlobInfo, blob: Bytes) {
@@ -262,6 +324,27 @@ impl Seeder for Upstream {
                 stale: false,
                 audience,
             })
+        }
+        .boxed()
+    }
+
+    fn list(&self, _: PeerId, ask: ListAsk) -> BoxFuture<'_, Result<ListAnswer, Refusal>> {
+        async move {
+            self.list_asks.lock().unwrap().push(ask.clone());
+            self.admit(&ask.source)?;
+            if let Some(refusal) = self.refusal.lock().unwrap().clone() {
+                return Err(refusal);
+            }
+            let query = form_urlencoded::parse(ask.query.as_bytes())
+                .into_owned()
+                .collect();
+            match ask.listed {
+                Listed::Tags => Ok(self.tags(&ask.source, &query)),
+                Listed::Referrers(_) if self.knows_no_referrers.load(Ordering::SeqCst) => {
+                    Err(Refusal::new(RefusalCode::NotFound))
+                }
+                Listed::Referrers(subject) => Ok(self.referrers(&subject, &query)),
+            }
         }
         .boxed()
     }

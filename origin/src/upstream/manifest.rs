@@ -114,7 +114,7 @@ impl Registry {
         }
     }
 
-    async fn read_body(&self, response: &mut Response) -> Result<Bytes, UpstreamError> {
+    pub(super) async fn read_body(&self, response: &mut Response) -> Result<Bytes, UpstreamError> {
         let limit = limits::MANIFEST_BYTES_MAX as u64;
         let too_large = |bytes| UpstreamError::TooLarge {
             registry: self.name().to_owned(),
@@ -143,9 +143,9 @@ impl Registry {
         };
         tokio::time::timeout(self.timeouts.header, read)
             .await
-            .map_err(|_| self.unavailable("a manifest's body stalled"))??;
+            .map_err(|_| self.unavailable("its body stalled"))??;
         if told.is_some_and(|told| told != body.len() as u64) {
-            return Err(self.unavailable("a manifest's body broke off"));
+            return Err(self.unavailable("its body broke off"));
         }
         Ok(body.freeze())
     }

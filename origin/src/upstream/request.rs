@@ -30,7 +30,7 @@ const ATTEMPTS_MAX: usize = 4;
 pub(crate) struct Call<'a> {
     pub(crate) method: Method,
     pub(crate) repository: &'a str,
-    /// Behind `/v2/<repository>/`: `blobs/sha256:…`, `manifests/…`.
+    /// Behind `/v2/<repository>/`: `blobs/sha256:…`, `manifests/…`, `tags/list?n=2`.
     pub(crate) path: String,
     pub(crate) accept: &'static str,
     pub(crate) standing: Standing,
@@ -246,7 +246,12 @@ impl Registry {
     fn url_of(&self, call: &Call<'_>) -> Result<Url, UpstreamError> {
         let mut url = self.base.clone();
         let base = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{base}/v2/{}/{}", call.repository, call.path));
+        let (path, query) = match call.path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (call.path.as_str(), None),
+        };
+        url.set_path(&format!("{base}/v2/{}/{path}", call.repository));
+        url.set_query(query);
         self.check(&url)?;
         Ok(url)
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::schema::{self, answer};
-use super::{DecodeError, RefusalCode, bounded, encode_frame, span_to_wire};
+use super::{DecodeError, ListAnswer, RefusalCode, bounded, encode_frame, span_to_wire};
 use crate::limits::{
     CHALLENGE_BYTES_MAX, MANIFEST_BYTES_MAX, MEDIA_TYPE_BYTES_MAX, REFUSAL_DETAIL_BYTES_MAX,
     REFUSAL_HOLDERS_MAX, VERDICT_HOLD_MAX,
@@ -153,6 +153,8 @@ fn cut(mut text: String, max: usize) -> String {
 /// What is answered.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
+    /// What a repository holds.
+    List(ListAnswer),
     /// The proof of the piece; its bytes follow. Read it with [`Answer::proof`].
     Piece(schema::PieceProof),
     /// The blob can be had.
@@ -180,6 +182,7 @@ impl Answer {
     /// The frame.
     pub fn encode(&self) -> Bytes {
         let kind = match self {
+            Self::List(list) => answer::Kind::List(list.to_wire()),
             Self::Piece(proof) => answer::Kind::Piece(proof.clone()),
             Self::Open(open) => answer::Kind::Open(schema::OpenAnswer {
                 blob: open.info.as_ref().map(BlobInfo::to_wire),
@@ -207,6 +210,7 @@ impl Answer {
                 .kind
                 .ok_or(DecodeError::Kind)?
             {
+                answer::Kind::List(list) => Self::List(ListAnswer::from_wire(list)?),
                 answer::Kind::Piece(proof) => Self::Piece(proof),
                 answer::Kind::Open(m) => {
                     let info = m.blob.as_ref().map(BlobInfo::from_wire).transpose()?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::schema::{self, ask};
-use super::{DecodeError, bounded, encode_frame};
+use super::{DecodeError, ListAsk, bounded, encode_frame};
 use crate::Digest;
 use crate::limits::{
     ACCEPT_BYTES_MAX, ACCEPT_RANGES_MAX, AUTHORIZATION_BYTES_MAX, REFERENCE_BYTES_MAX,
@@ -56,7 +56,7 @@ pub struct Source {
 }
 
 impl Source {
-    fn to_wire(&self) -> schema::Source {
+    pub(super) fn to_wire(&self) -> schema::Source {
         let authorization = self
             .authorization
             .as_ref()
@@ -68,7 +68,7 @@ impl Source {
         }
     }
 
-    fn from_wire(wire: Option<schema::Source>) -> Result<Self, DecodeError> {
+    pub(super) fn from_wire(wire: Option<schema::Source>) -> Result<Self, DecodeError> {
         let wire = wire.ok_or(DecodeError::Field("source"))?;
         let authorization = bounded(wire.authorization, AUTHORIZATION_BYTES_MAX, "authorization")?;
         Ok(Self {
@@ -114,6 +114,8 @@ pub enum Ask {
     },
     /// Give me this manifest. To an origin.
     Manifest(ManifestAsk),
+    /// Tell me what a repository holds. To an origin.
+    List(ListAsk),
 }
 
 impl Ask {
@@ -139,6 +141,7 @@ impl Ask {
                 accept: ask.accept.clone(),
                 head: ask.head,
             }),
+            Self::List(ask) => ask::Kind::List(ask.to_wire()),
         };
         encode_frame(&schema::Ask { kind: Some(kind) })
     }
@@ -169,6 +172,7 @@ impl Ask {
                         head: m.head,
                     })
                 }
+                ask::Kind::List(m) => Self::List(ListAsk::from_wire(m)?),
             },
         )
     }

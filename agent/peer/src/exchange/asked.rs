@@ -56,7 +56,9 @@ pub(crate) async fn answer(
                 })
                 .await;
         }
-        Ask::Manifest(_) | Ask::Open { .. } => seed(exchange, link, stream, ask).await,
+        Ask::List(_) | Ask::Manifest(_) | Ask::Open { .. } => {
+            seed(exchange, link, stream, ask).await
+        }
     }
 }
 
@@ -78,6 +80,7 @@ async fn seed(exchange: &Exchange, link: &Link, mut stream: AnswerStream, ask: A
                 .open(caller, digest, source, stat)
                 .await
                 .map(Answer::Open),
+            Ask::List(ask) => seeder.list(caller, ask).await.map(Answer::List),
             Ask::Manifest(ask) => seeder.manifest(caller, ask).await.map(Answer::Manifest),
             Ask::Piece { .. } => Err(Refusal::new(RefusalCode::BadRequest)),
         }

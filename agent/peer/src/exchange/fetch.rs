@@ -132,7 +132,9 @@ async fn proven(
     let wire = match answer {
         Answer::Piece(proof) => proof,
         Answer::Refusal(refusal) => return Err(FetchFailure::Refused(refusal)),
-        Answer::Manifest(_) | Answer::Open { .. } => return Err(FetchFailure::BadProof),
+        Answer::List(_) | Answer::Manifest(_) | Answer::Open { .. } => {
+            return Err(FetchFailure::BadProof);
+        }
     };
     let proof = PieceProof::from_wire(&wire, &errand.info.geometry)
         .ok()

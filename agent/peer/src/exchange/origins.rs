@@ -1,4 +1,4 @@
-//! Questions that only origins answer: the shape of a blob, its length, a manifest.
+//! Questions that only origins answer: the shape of a blob, its length, a manifest, what a repository holds.
 //!
 //! The ring says who owns what, so that one origin sees all askers of one thing and asks upstream once (I7). The
 //! next origin is asked when one cannot be reached or is broken; a verdict (not found, denied) is final.
@@ -6,16 +6,18 @@
 //! The caller's credential travels in these questions, to an origin proven by its membership and to nobody else.
 
 use shoal_link::Link;
-use shoal_proto::limits::{MANIFEST_DEADLINE, OPEN_DEADLINE};
+use shoal_proto::limits::{
+    ASK_HEARD_WITHIN, MANIFEST_DEADLINE, OPEN_DEADLINE, ORIGIN_REACHED_WITHIN,
+};
 use shoal_proto::wire::{Answer, Ask, Refusal, RefusalCode, Source};
 use shoal_proto::{BlobInfo, Digest, PeerId, Role, ring};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Exchange;
 use super::ask::ask;
 use crate::handle::{Handle, ManifestError, OpenError};
-use crate::options::{ManifestAnswer, ManifestAsk, OpenAnswer};
+use crate::options::{ListAnswer, ListAsk, ManifestAnswer, ManifestAsk, OpenAnswer};
 
 /// Asks one origin to bring a blob, for the core. Every failure is told as a refusal.
 pub(crate) async fn open(
@@ -25,7 +27,8 @@ pub(crate) async fn open(
     source: Source,
 ) -> Result<BlobInfo, Refusal> {
     let deadline = Instant::now() + OPEN_DEADLINE;
-    let Ok(Ok(Some(link))) = timeout_at(deadline, link).await else {
+    let reached = Instant::now() + ORIGIN_REACHED_WITHIN;
+    let Ok(Ok(Some(link))) = timeout_at(reached, link).await else {
         return Err(unavailable("the origin cannot be reached"));
     };
     let question = Ask::Open {
@@ -33,7 +36,8 @@ pub(crate) async fn open(
         source,
         stat: false,
     };
-    let answer = ask_origin(&link, &question, deadline).await?;
+    let answer = ask_origin(&link, &question, deadline).await;
+    let answer = answer.unwrap_or_else(|| Err(unavailable("the origin gives no sign of life")))?;
     let Answer::Open(answer) = answer else {
         return Err(unavailable("the origin's answer makes no sense"));
     };
@@ -68,7 +72,7 @@ pub(crate) async fn stat(
         None => Err(OpenError::NoOrigin),
         Some(Err(refusal)) => Err(OpenError::Refused(refusal)),
         Some(Ok(Answer::Open(answer))) => Ok(answer),
-        Some(Ok(Answer::Manifest(_) | Answer::Piece(_) | Answer::Refusal(_))) => {
+        Some(Ok(Answer::List(_) | Answer::Manifest(_) | Answer::Piece(_) | Answer::Refusal(_))) => {
             Err(OpenError::NoOrigin)
         }
     }
@@ -79,17 +83,41 @@ pub(crate) async fn manifest(
     handle: &Handle,
     ask: ManifestAsk,
 ) -> Result<ManifestAnswer, ManifestError> {
-    let origins = members(handle);
-    let name = format!("{}/{}", ask.source.registry, ask.source.repository);
-    let owners = ring::owners_of_name(&name, origins.iter());
-    let deadline = Instant::now() + MANIFEST_DEADLINE;
-    match ask_in_turn(handle, owners, &Ask::Manifest(ask), deadline).await {
-        None => Err(ManifestError::NoOrigin),
-        Some(Err(refusal)) => Err(ManifestError::Refused(refusal)),
-        Some(Ok(Answer::Manifest(answer))) => Ok(answer),
-        Some(Ok(Answer::Open(_) | Answer::Piece(_) | Answer::Refusal(_))) => {
+    let owners = owners_of(handle, &ask.source);
+    match ask_about(handle, owners, &Ask::Manifest(ask)).await? {
+        Answer::Manifest(answer) => Ok(answer),
+        Answer::List(_) | Answer::Open(_) | Answer::Piece(_) | Answer::Refusal(_) => {
             Err(ManifestError::NoOrigin)
         }
+    }
+}
+
+/// What a repository holds, from its owner.
+pub(crate) async fn list(handle: &Handle, ask: ListAsk) -> Result<ListAnswer, ManifestError> {
+    let owners = owners_of(handle, &ask.source);
+    match ask_about(handle, owners, &Ask::List(ask)).await? {
+        Answer::List(answer) => Ok(answer),
+        Answer::Manifest(_) | Answer::Open(_) | Answer::Piece(_) | Answer::Refusal(_) => {
+            Err(ManifestError::NoOrigin)
+        }
+    }
+}
+
+fn owners_of(handle: &Handle, source: &Source) -> Vec<PeerId> {
+    let name = format!("{}/{}", source.registry, source.repository);
+    ring::owners_of_name(&name, members(handle).iter())
+}
+
+/// A question about a repository.
+async fn ask_about(
+    handle: &Handle,
+    owners: Vec<PeerId>,
+    question: &Ask,
+) -> Result<Answer, ManifestError> {
+    let deadline = Instant::now() + MANIFEST_DEADLINE;
+    match ask_in_turn(handle, owners, question, deadline).await {
+        None => Err(ManifestError::NoOrigin),
+        Some(answer) => answer.map_err(ManifestError::Refused),
     }
 }
 
@@ -112,27 +140,54 @@ async fn ask_in_turn(
         let share = deadline.saturating_duration_since(now) / left.max(1);
         left = left.saturating_sub(1);
         let turn = now + share;
-        let Ok(Some(link)) = timeout_at(turn, handle.connect(owner)).await else {
+        let reached = turn.min(now + ORIGIN_REACHED_WITHIN);
+        let Ok(Some(link)) = timeout_at(reached, handle.connect(owner)).await else {
             continue;
         };
         match ask_origin(&link, question, turn).await {
-            Ok(answer) => return Some(Ok(answer)),
-            Err(refusal) if is_final(&refusal) => return Some(Err(refusal)),
-            Err(refusal) => last = Some(Err(refusal)),
+            Some(Ok(answer)) => return Some(Ok(answer)),
+            Some(Err(refusal)) if is_final(&refusal) => return Some(Err(refusal)),
+            Some(Err(refusal)) => last = Some(Err(refusal)),
+            None => {}
         }
     }
     last
 }
 
-async fn ask_origin(link: &Link, question: &Ask, deadline: Instant) -> Result<Answer, Refusal> {
+/// `None`: it gives no sign of life.
+async fn ask_origin(
+    link: &Link,
+    question: &Ask,
+    deadline: Instant,
+) -> Option<Result<Answer, Refusal>> {
     if link.role() != Role::Origin {
-        return Err(unavailable("it is no origin"));
+        return Some(Err(unavailable("it is no origin")));
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    match ask(link, question, left).await {
-        Ok((_, Answer::Refusal(refusal))) => Err(refusal),
-        Ok((_, answer)) => Ok(answer),
-        Err(error) => Err(unavailable(&error.to_string())),
+    tokio::select! {
+        answered = ask(link, question, left) => Some(match answered {
+            Ok((_, Answer::Refusal(refusal))) => Err(refusal),
+            Ok((_, answer)) => Ok(answer),
+            Err(error) => Err(unavailable(&error.to_string())),
+        }),
+        () = unheard(link) => {
+            tracing::info!(origin = %link.peer().short(), "an origin gives no sign of life");
+            None
+        }
+    }
+}
+
+/// Ends when nothing has come over the link in time; once anything has, never: a live origin acknowledges what it is
+/// asked at once, however long its answer takes. Two looks, since a process that was frozen itself finds its first sleep
+/// over before it has read what came meanwhile.
+async fn unheard(link: &Link) {
+    const LOOKS: u32 = 2;
+    let before = link.datagrams_heard();
+    for _ in 0..LOOKS {
+        sleep(ASK_HEARD_WITHIN / LOOKS).await;
+        if link.datagrams_heard() != before {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

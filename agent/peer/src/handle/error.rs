@@ -63,7 +63,7 @@ impl OpenError {
     }
 }
 
-/// Why there is no manifest.
+/// Why there is no manifest, or no list.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// No origin is known or none could be reached.

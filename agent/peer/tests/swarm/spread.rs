@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use shoal_peer::{ManifestAsk, ManifestError, OpenError};
-use shoal_proto::wire::RefusalCode;
+use shoal_peer::{ListAsk, ManifestAsk, ManifestError, OpenError};
+use shoal_proto::wire::{Listed, RefusalCode};
 use shoal_proto::{ByteRange, Digest, FailReason};
 
 use super::world::{MIB, Upstream, World, digest_of, read_all, soon, source, specimen, until};
@@ -206,6 +206,31 @@ async fn manifest_comes_from_the_origin_and_a_verdict_is_final() {
     assert!(
         matches!(&missing, Err(ManifestError::Refused(no)) if no.code == RefusalCode::NotFound),
         "{missing:?}"
+    );
+    agent.stop().await;
+    origin.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_comes_from_the_origin_as_it_was_asked_for_and_its_no_is_final() {
+    let world = World::new().await;
+    let (origin, _upstream) = world.origin(Upstream::of([]));
+    let agent = world.agent();
+    agent.knows_an_origin().await;
+    let ask = |listed| ListAsk {
+        source: source(),
+        listed,
+        query: "n=2".into(),
+    };
+    let page = soon(agent.handle.list(ask(Listed::Tags))).await.unwrap();
+    let expected = format!("{} n=2", source().repository);
+    assert_eq!(page.body, expected);
+    assert_eq!(page.next_query, "last=v1");
+    let none = agent.handle.list(ask(Listed::Referrers(digest_of(b"x"))));
+    let none = soon(none).await;
+    assert!(
+        matches!(&none, Err(ManifestError::Refused(no)) if no.code == RefusalCode::NotFound),
+        "{none:?}"
     );
     agent.stop().await;
     origin.stop().await;

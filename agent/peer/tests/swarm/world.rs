@@ -14,10 +14,10 @@ use shoal_link::{Acceptor, Credentials, Endpoint, EndpointOptions, Identity};
 use shoal_peer::store::disk::OsDisk;
 use shoal_peer::store::{Store, StoreOptions};
 use shoal_peer::{
-    Audience, BlobReader, Handle, ManifestAnswer, ManifestAsk, OpenAnswer, PeerOptions, ReadError,
-    Seeder,
+    Audience, BlobReader, Handle, ListAnswer, ListAsk, ManifestAnswer, ManifestAsk, OpenAnswer,
+    PeerOptions, ReadError, Seeder,
 };
-use shoal_proto::wire::{CloseCode, Refusal, RefusalCode, Source};
+use shoal_proto::wire::{CloseCode, Listed, Refusal, RefusalCode, Source};
 use shoal_proto::{
     BlobInfo, ClusterKey, Digest, DigestAlgorithm, DigestHasher, Geometry, JoinToken, Membership,
     PeerId, PieceHasher, PieceProof, Role, Zone,
@@ -378,6 +378,23 @@ impl Seeder for Upstream {
                 age: Duration::ZERO,
                 stale: false,
                 audience: Audience::Anyone,
+            })
+        }
+        .boxed()
+    }
+
+    /// The first page of the tags says what it was asked with.
+    fn list(&self, _caller: PeerId, ask: ListAsk) -> BoxFuture<'_, Result<ListAnswer, Refusal>> {
+        async move {
+            if ask.listed != Listed::Tags {
+                return Err(Refusal::new(RefusalCode::NotFound));
+            }
+            let body = format!("{} {}", ask.source.repository, ask.query);
+            Ok(ListAnswer {
+                media_type: "application/json".into(),
+                body: body.into(),
+                next_query: "last=v1".into(),
+                filters_applied: String::new(),
             })
         }
         .boxed()
