@@ -9,6 +9,8 @@ pub mod browser;
 pub mod client;
 pub mod config;
 pub mod containerd;
+pub mod cri;
+pub mod dockerd;
 pub mod folder;
 pub mod image_ref;
 pub mod measure;

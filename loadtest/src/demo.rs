@@ -28,7 +28,6 @@ use crate::{interrupt, layout, up};
 /// Where the image goes in the local registry.
 const REPOSITORY: &str = "demo/app";
 const TAG: &str = "v1";
-const PUSH_WITHIN: Duration = Duration::from_secs(600);
 const INSTALL_WITHIN: Duration = Duration::from_secs(30);
 /// Content, unpacked snapshot and the agent's own store, on each node; layout, registry and origin beside them.
 const COPIES_PER_NODE: u64 = 3;
@@ -167,19 +166,8 @@ async fn local_subject(stage: &mut Stage, agents: u16) -> Result<Subject> {
         .act("start Debian's docker-registry and push the image with skopeo");
     let registry = DockerRegistry::start(&stage.folder.sub("registry")?).await?;
     let address = registry.address();
+    let reference = registry.push(&folder, REPOSITORY, TAG).await?;
     stage.registry = Some(registry);
-    let reference = format!("{address}/{REPOSITORY}:{TAG}");
-    let from = format!("oci:{}:{TAG}", folder.display());
-    let to = format!("docker://{reference}");
-    let push = [
-        "copy",
-        "--quiet",
-        "--preserve-digests",
-        "--dest-tls-verify=false",
-        &from,
-        &to,
-    ];
-    process::run(&needs::SKOPEO.path()?, &push, PUSH_WITHIN).await?;
     std::fs::remove_dir_all(&folder)?;
     act.done(&format!("to {reference}"));
     let blobs = image

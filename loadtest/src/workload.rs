@@ -21,6 +21,7 @@ const NOISE_BLOCK_BYTES: u64 = 64 * 1024;
 const STEP_BYTES: u64 = 1024 * 1024;
 
 pub const MANIFEST_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 pub const LAYER_MEDIA_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -258,6 +259,28 @@ impl Image {
             .map(|(seed, bytes)| Layer::of_size(seed, *bytes))
             .collect();
         Self::new(layers, &[])
+    }
+
+    /// An index that names this image for this machine, and for another machine one that is nowhere.
+    #[must_use]
+    pub fn index(&self) -> Bytes {
+        let elsewhere = digest_of(b"no registry has this manifest");
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": INDEX_MEDIA_TYPE,
+            "manifests": [{
+                "mediaType": MANIFEST_MEDIA_TYPE,
+                "digest": self.manifest_digest().to_string(),
+                "size": self.manifest.len(),
+                "platform": { "architecture": architecture(), "os": "linux" },
+            }, {
+                "mediaType": MANIFEST_MEDIA_TYPE,
+                "digest": elsewhere.to_string(),
+                "size": 500,
+                "platform": { "architecture": "s390x", "os": "linux" },
+            }],
+        });
+        Bytes::from(index.to_string())
     }
 
     #[must_use]

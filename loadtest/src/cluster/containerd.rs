@@ -1,8 +1,8 @@
 //! One node's real containerd: own root, state and socket, asked through `ctr`.
 //!
-//! What for: showing and testing that an unchanged container runtime pulls and runs through Shoal. What not for: the CRI
-//! plugin, which needs a network plugin and a kubelet's care and is turned off. Invariant: what it mounted is unmounted
-//! and what it started is ended before its folder goes.
+//! What for: showing and testing that an unchanged container runtime pulls and runs through Shoal. What not for: pods; the
+//! CRI plugin, which wants a network plugin and a kubelet's care, is off unless a test asks it to pull. Invariant: what it
+//! mounted is unmounted and what it started is ended before its folder goes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::cri;
 use super::needs::{CONTAINERD, CTR, Program, RUNC};
 use super::process::{self, Process};
 
@@ -25,6 +26,8 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 const PULL_WITHIN: Duration = Duration::from_secs(3600);
 /// A container of the demonstration reads some hundred MiB and ends.
 const RUN_WITHIN: Duration = Duration::from_secs(300);
+/// A pull through the CRI, which has no word for progress.
+const CRI_PULL_WITHIN: Duration = Duration::from_secs(180);
 const ASK_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running containerd.
@@ -40,13 +43,31 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one with everything below `folder`, a short path: its socket's name holds at most 107 bytes.
     pub async fn start(name: &str, folder: &Path) -> Result<Self> {
-        let config = json!({
+        let cri = json!({ "disabled_plugins": ["io.containerd.grpc.v1.cri"] });
+        Self::start_with(name, folder, cri).await
+    }
+
+    /// The same with its CRI plugin, so that it pulls as for a kubelet.
+    pub async fn start_with_cri(name: &str, folder: &Path) -> Result<Self> {
+        let plugin = json!({
+            "cni": { "bin_dir": folder.join("cni"), "conf_dir": folder.join("cni") },
+            "containerd": { "snapshotter": "native" },
+            "registry": { "config_path": folder.join("certs.d") },
+        });
+        let plugins = json!({ "plugins": { "io.containerd.grpc.v1.cri": plugin } });
+        Self::start_with(name, folder, plugins).await
+    }
+
+    async fn start_with(name: &str, folder: &Path, plugins: serde_json::Value) -> Result<Self> {
+        let mut config = json!({
             "version": 2,
             "root": folder.join("root"),
             "state": folder.join("state"),
-            "disabled_plugins": ["io.containerd.grpc.v1.cri"],
             "grpc": { "address": folder.join("sock") },
         });
+        if let (Some(config), Some(plugins)) = (config.as_object_mut(), plugins.as_object()) {
+            config.extend(plugins.clone());
+        }
         fs::create_dir_all(folder.join("certs.d"))?;
         let file = folder.join("config.toml");
         fs::write(&file, toml::to_string(&config)?)?;
@@ -147,6 +168,25 @@ impl Containerd {
         Ok(started.elapsed())
     }
 
+    /// Has the CRI plugin pull, as a kubelet does; returns the image's id.
+    pub async fn cri_pull(&self, image: &str, auth: Option<cri::AuthConfig>) -> Result<String> {
+        cri::pull_image(&self.socket(), image, auth, CRI_PULL_WITHIN).await
+    }
+
+    /// Writes a `hosts.toml` for a registry, `_default` or `host:port`: the hosts in order, then `server`.
+    pub fn set_hosts(&self, registry: &str, hosts: &[&str], server: Option<&str>) -> Result<()> {
+        let folder = self.hosts_dir().join(registry);
+        fs::create_dir_all(&folder)?;
+        let mut text = server.map_or_else(String::new, |server| format!("server = \"{server}\"\n"));
+        for host in hosts {
+            text.push_str(&format!(
+                "[host.\"{host}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+            ));
+        }
+        fs::write(folder.join("hosts.toml"), text)?;
+        Ok(())
+    }
+
     /// Runs the image's own command, or `command`, and returns what it printed.
     pub async fn run(&self, image: &str, id: &str, command: &[&str]) -> Result<String> {
         let node = format!("NODE={}", self.name);
@@ -234,7 +274,7 @@ fn end_shims(folder: &Path) {
 }
 
 /// Detaches every mount below a folder of ours, the innermost first.
-fn unmount_below(folder: &Path) {
+pub(super) fn unmount_below(folder: &Path) {
     let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
         return;
     };

@@ -23,6 +23,10 @@ pub struct Program {
     pub package: &'static str,
 }
 
+pub const BUILDAH: Program = Program {
+    name: "buildah",
+    package: "buildah",
+};
 pub const BUSYBOX: Program = Program {
     name: "busybox",
     package: "busybox-static",
@@ -42,6 +46,10 @@ pub const CTR: Program = Program {
 pub const DOCKER_REGISTRY: Program = Program {
     name: "docker-registry",
     package: "docker-registry",
+};
+pub const DOCKERD: Program = Program {
+    name: "dockerd",
+    package: "docker.io",
 };
 pub const RUNC: Program = Program {
     name: "runc",

@@ -13,12 +13,13 @@ use shoal_proto::Digest;
 use tokio::time::{Instant, sleep};
 
 use super::client;
-use super::needs::DOCKER_REGISTRY;
+use super::needs::{DOCKER_REGISTRY, SKOPEO};
 use super::ports::Ports;
-use super::process::Process;
+use super::process::{self, Process};
 use super::upstream::Asked;
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
+const PUSH_WITHIN: Duration = Duration::from_secs(600);
 
 /// A running docker-registry.
 #[derive(Debug)]
@@ -79,6 +80,23 @@ impl DockerRegistry {
             sleep(Duration::from_millis(30)).await;
         }
         Ok(())
+    }
+
+    /// Has skopeo copy an OCI layout's image here; returns its reference.
+    pub async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<String> {
+        let reference = format!("{}/{repository}:{tag}", self.address);
+        let from = format!("oci:{}:{tag}", layout.display());
+        let to = format!("docker://{reference}");
+        let push = [
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            &from,
+            &to,
+        ];
+        process::run(&SKOPEO.path()?, &push, PUSH_WITHIN).await?;
+        Ok(reference)
     }
 
     #[must_use]

@@ -64,11 +64,21 @@ impl Trial {
         entry: RegistryEntry,
         env: Vec<(String, String)>,
     ) -> Result<Self> {
+        Self::with_all(agents, upstream, vec![entry], env).await
+    }
+
+    /// The same with more registries than the one upstream that the trial holds.
+    pub async fn with_all(
+        agents: usize,
+        upstream: Upstream,
+        upstreams: Vec<RegistryEntry>,
+        env: Vec<(String, String)>,
+    ) -> Result<Self> {
         let turn = Turn::wait()?;
         let folder = RunFolder::create("trial")?;
         let options = ClusterOptions {
             agents,
-            upstreams: vec![entry],
+            upstreams,
             env,
         };
         let cluster = match Cluster::start(&folder, options).await {

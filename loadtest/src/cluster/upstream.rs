@@ -7,6 +7,7 @@
 mod body;
 mod door;
 mod script;
+mod shelf;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -17,11 +18,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER,
+    ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, RANGE,
+    RETRY_AFTER,
 };
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use shoal_proto::Digest;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,11 +30,12 @@ use tokio_util::task::TaskTracker;
 
 pub use self::door::CHALLENGE;
 pub use self::script::{Fault, Target};
+pub use self::shelf::Shelf;
 
 use self::body::{Damage, Pace};
 use self::door::Door;
 use self::script::Script;
-use crate::workload::{Image, Layer, MANIFEST_MEDIA_TYPE};
+use crate::workload::Image;
 
 /// Any free port.
 const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
@@ -56,11 +58,11 @@ pub struct Upstream {
 
 #[derive(Debug, Default)]
 struct Inside {
-    tags: BTreeMap<(String, String), Digest>,
-    manifests: BTreeMap<Digest, Bytes>,
-    blobs: BTreeMap<Digest, Layer>,
+    shelf: Shelf,
     door: Door,
     asked: Mutex<BTreeMap<Digest, Asked>>,
+    /// Method and path of each request, in order.
+    requests: Mutex<Vec<String>>,
     script: Script,
     pace: Pace,
 }
@@ -68,12 +70,12 @@ struct Inside {
 impl Upstream {
     /// Serves these images, each as `(repository, tag, image)`, on a free port of loopback.
     pub async fn start(images: &[(&str, &str, &Image)]) -> Result<Self> {
-        Self::start_with(images, None, LOOPBACK).await
+        Self::start_with(shelf_of(images), None, LOOPBACK).await
     }
 
     /// The same at this address.
     pub async fn start_at(address: SocketAddr, images: &[(&str, &str, &Image)]) -> Result<Self> {
-        Self::start_with(images, None, address).await
+        Self::start_with(shelf_of(images), None, address).await
     }
 
     /// The same, but only to callers that send exactly this `Authorization`.
@@ -81,32 +83,25 @@ impl Upstream {
         images: &[(&str, &str, &Image)],
         authorization: &str,
     ) -> Result<Self> {
-        Self::start_with(images, Some(authorization.to_owned()), LOOPBACK).await
+        Self::start_with(shelf_of(images), Some(authorization.to_owned()), LOOPBACK).await
+    }
+
+    /// Serves whatever is on the shelf.
+    pub async fn serve(shelf: Shelf) -> Result<Self> {
+        Self::start_with(shelf, None, LOOPBACK).await
     }
 
     async fn start_with(
-        images: &[(&str, &str, &Image)],
+        shelf: Shelf,
         authorization: Option<String>,
         address: SocketAddr,
     ) -> Result<Self> {
         let mut inside = Inside::default();
         inside.door.everywhere = authorization;
-        for (repository, tag, image) in images {
-            inside.tags.insert(
-                ((*repository).to_owned(), (*tag).to_owned()),
-                image.manifest_digest(),
-            );
-            inside
-                .manifests
-                .insert(image.manifest_digest(), image.manifest().clone());
-            inside.door.own(repository, image.manifest_digest());
-            for blob in image.blobs() {
-                inside.door.own(repository, blob.digest());
-            }
-            inside
-                .blobs
-                .extend(image.blobs().into_iter().map(|blob| (blob.digest(), blob)));
+        for (repository, digest) in shelf.owned() {
+            inside.door.own(repository, *digest);
         }
+        inside.shelf = shelf;
         let inside = Arc::new(inside);
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -153,6 +148,12 @@ impl Upstream {
         self.inside.asked().get(digest).copied().unwrap_or_default()
     }
 
+    /// Method and path of every request so far, in order: `GET /v2/demo/app/tags/list`.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.inside.requests().clone()
+    }
+
     /// What was asked of every blob of an image, in its order.
     #[must_use]
     pub fn asked_of(&self, image: &Image) -> Vec<Asked> {
@@ -162,6 +163,14 @@ impl Upstream {
             .map(|blob| self.asked(&blob.digest()))
             .collect()
     }
+}
+
+fn shelf_of(images: &[(&str, &str, &Image)]) -> Shelf {
+    images
+        .iter()
+        .fold(Shelf::default(), |shelf, (repository, tag, image)| {
+            shelf.with_image(repository, tag, image)
+        })
 }
 
 impl Drop for Upstream {
@@ -175,6 +184,10 @@ impl Inside {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn requests(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn count(&self, digest: Digest, count: impl FnOnce(&mut Asked)) {
         count(self.asked().entry(digest).or_default());
     }
@@ -186,6 +199,7 @@ enum Named<'a> {
     Base,
     Manifest(&'a str, &'a str),
     Blob(&'a str, Digest),
+    Tags(&'a str),
 }
 
 fn name(path: &str) -> Option<Named<'_>> {
@@ -197,15 +211,21 @@ fn name(path: &str) -> Option<Named<'_>> {
     if let Some(repository) = rest.strip_suffix("/manifests") {
         return Some(Named::Manifest(repository, last));
     }
+    if let (Some(repository), "list") = (rest.strip_suffix("/tags"), last) {
+        return Some(Named::Tags(repository));
+    }
     let repository = rest.strip_suffix("/blobs")?;
     Some(Named::Blob(repository, last.parse().ok()?))
 }
 
 async fn answer(State(inside): State<Arc<Inside>>, request: Request) -> Response {
+    let line = format!("{} {}", request.method(), request.uri().path());
+    inside.requests().push(line);
     let named = name(request.uri().path());
     let (repository, digest) = match &named {
         Some(Named::Blob(repository, digest)) => (*repository, Some(*digest)),
         Some(Named::Manifest(repository, reference)) => (*repository, reference.parse().ok()),
+        Some(Named::Tags(repository)) => (*repository, None),
         Some(Named::Base) | None => ("", None),
     };
     let given = request.headers().get(AUTHORIZATION);
@@ -216,6 +236,7 @@ async fn answer(State(inside): State<Arc<Inside>>, request: Request) -> Response
     match named {
         None => StatusCode::NOT_FOUND.into_response(),
         Some(Named::Base) => StatusCode::OK.into_response(),
+        Some(Named::Tags(repository)) => tags(&inside, repository, request.uri().query()),
         Some(Named::Manifest(repository, reference)) => {
             manifest(&inside, repository, reference, head).await
         }
@@ -229,13 +250,33 @@ async fn answer(State(inside): State<Arc<Inside>>, request: Request) -> Response
     }
 }
 
-async fn manifest(inside: &Inside, repository: &str, reference: &str, head: bool) -> Response {
-    let by_tag = || {
-        inside
-            .tags
-            .get(&(repository.to_owned(), reference.to_owned()))
-            .copied()
+/// The repository's tags, as the specification pages them.
+fn tags(inside: &Inside, repository: &str, query: Option<&str>) -> Response {
+    let of = |key: &str| {
+        let pairs = query.unwrap_or_default().split('&');
+        pairs
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
     };
+    let count = of("n").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
+    let (tags, more) = inside
+        .shelf
+        .tags(repository, of("last").unwrap_or_default(), count);
+    let next = tags
+        .last()
+        .filter(|_| more)
+        .map(|last| format!("</v2/{repository}/tags/list?n={count}&last={last}>; rel=\"next\""));
+    let mut response =
+        axum::Json(serde_json::json!({ "name": repository, "tags": tags })).into_response();
+    if let Some(next) = next.and_then(|next| HeaderValue::from_str(&next).ok()) {
+        response.headers_mut().insert(LINK, next);
+    }
+    response
+}
+
+async fn manifest(inside: &Inside, repository: &str, reference: &str, head: bool) -> Response {
+    let by_tag = || inside.shelf.resolve(repository, reference);
     let Some(digest) = reference.parse().ok().or_else(by_tag) else {
         return StatusCode::NOT_FOUND.into_response();
     };
@@ -243,11 +284,11 @@ async fn manifest(inside: &Inside, repository: &str, reference: &str, head: bool
     if let Some(failure) = misbehave(inside.script.next(&Target::Manifests)).await {
         return failure;
     }
-    let Some(body) = inside.manifests.get(&digest) else {
+    let Some((media_type, body)) = inside.shelf.manifest(&digest) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let headers = [
-        (CONTENT_TYPE.as_str(), MANIFEST_MEDIA_TYPE.to_owned()),
+        (CONTENT_TYPE.as_str(), media_type.clone()),
         (CONTENT_LENGTH.as_str(), body.len().to_string()),
         ("docker-content-digest", digest.to_string()),
     ];
@@ -270,7 +311,7 @@ async fn blob(inside: &Arc<Inside>, digest: Digest, range: Option<&str>, head: b
     if let Some(failure) = misbehave(fault).await {
         return failure;
     }
-    let Some(layer) = inside.blobs.get(&digest) else {
+    let Some(layer) = inside.shelf.blob(&digest) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let Some((start, end)) = range.map_or(Some((0, layer.len())), |range| {
@@ -332,7 +373,7 @@ async fn misbehave(fault: Option<Fault>) -> Option<Response> {
             tokio::time::sleep(wait).await;
             None
         }
-        Fault::CutAfter(_) | Fault::FlipAt(_) => None,
+        Fault::CutAfter(_) | Fault::FlipAt(_) | Fault::StallAfter(_) => None,
     }
 }
 

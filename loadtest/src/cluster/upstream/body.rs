@@ -26,6 +26,7 @@ const CATCH_UP: Duration = Duration::from_millis(50);
 pub(super) struct Damage {
     cut_after: Option<u64>,
     flip_at: Option<u64>,
+    stall_after: Option<u64>,
 }
 
 impl Damage {
@@ -37,6 +38,10 @@ impl Damage {
             },
             Some(Fault::FlipAt(offset)) => Self {
                 flip_at: Some(*offset),
+                ..Self::default()
+            },
+            Some(Fault::StallAfter(bytes)) => Self {
+                stall_after: Some(*bytes),
                 ..Self::default()
             },
             Some(Fault::HeadersAfter(_) | Fault::Status(_)) | None => Self::default(),
@@ -95,6 +100,14 @@ pub(super) fn stream(
                     // What was handed over goes out while the stream rests; an error would throw it away.
                     tokio::time::sleep(REST).await;
                     return Err(std::io::Error::other("cut, as the test asked"));
+                }
+                take = take.min(left);
+            }
+            if let Some(limit) = damage.stall_after {
+                let left = (start + limit).saturating_sub(at);
+                if left == 0 {
+                    // Until the other side gives up, which drops this.
+                    std::future::pending::<()>().await;
                 }
                 take = take.min(left);
             }

@@ -27,6 +27,8 @@ pub enum Fault {
     FlipAt(u64),
     /// The headers come late.
     HeadersAfter(Duration),
+    /// Nothing comes any more after so many bytes of the body, and the connection stays.
+    StallAfter(u64),
     /// This status and no body; 429 with `Retry-After: 1`.
     Status(u16),
 }
