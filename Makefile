@@ -65,6 +65,22 @@ bench: build ## every promise about fan-out, measured (root, an hour); ARGS name
 deploy: build ## chart, units, Dockerfile, dashboards and alerts
 	deploy/check.sh
 
+.PHONY: bench-clients
+bench-clients: ## what pulling through an agent costs a real containerd (root; minutes)
+	@.ci/install demo
+	@cargo build --release --locked --workspace --bins
+	@$(BINARIES)/shoal-loadtest clients $(ARGS)
+
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZ_SECONDS, where a nightly toolchain and cargo-fuzz are
+	@if cargo +nightly fuzz --version >/dev/null 2>&1; then \
+	    for target in accept range request; do \
+	        cargo +nightly fuzz run --fuzz-dir agent/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	    done; \
+	else printf 'no nightly toolchain with cargo-fuzz: the properties in agent/src/mirror are all that ran\n'; fi
+
 .PHONY: fmt
 fmt: ## formats all code
 	cargo fmt --all

@@ -4,6 +4,7 @@
 //! A library, so that the tests of this package can use its parts; the binary is [`run`] behind a `main`.
 
 pub mod bench;
+pub mod clients;
 pub mod cluster;
 pub mod demo;
 pub mod fanout;
@@ -31,6 +32,8 @@ pub struct Args {
 enum Command {
     /// Measure every promise about fan-out, each by its own command line (needs root)
     Bench(bench::BenchArgs),
+    /// Measure what pulling through an agent costs a real containerd, against the same pull straight from the registry
+    Clients(clients::ClientsArgs),
     /// Hold two reports side by side
     Compare(report::compare::CompareArgs),
     /// Show the main job with real parts: containerd pulls an image through Shoal, and the next nodes get it from the first
@@ -49,6 +52,7 @@ enum Command {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Bench(args) => bench::run(args).await,
+        Command::Clients(args) => Box::pin(clients::run(args)).await,
         Command::Compare(args) => report::compare::run(&args),
         Command::Demo(args) => Box::pin(demo::run(args)).await,
         Command::Fanout(args) => Box::pin(fanout::run(*args)).await,
