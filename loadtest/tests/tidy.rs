@@ -344,3 +344,36 @@ fn the_core_repeats_every_ban_of_the_whole() {
         );
     }
 }
+
+/// `docs/CLIENTS.md` says of each promise to clients which test holds it: it has all rows, and each test exists.
+#[test]
+fn every_test_that_the_clients_page_names_exists() {
+    let page = fs::read_to_string(root().join("docs/CLIENTS.md")).unwrap();
+    let sources = sources();
+    let exists = |test: &str| {
+        let head = format!("fn {test}(");
+        sources.iter().any(|(_, text)| text.contains(&head))
+    };
+    let mut complaints = Vec::new();
+    let mut rows = 0;
+    let (_, matrix) = page.split_once("\n## The matrix\n").expect("a matrix");
+    for line in matrix.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let Some(number) = cells.get(1).and_then(|cell| cell.parse::<usize>().ok()) else {
+            continue;
+        };
+        rows += 1;
+        assert_eq!(number, rows, "the rows are in order, and none is left out");
+        let tests: Vec<&str> = cells[3].split('`').skip(1).step_by(2).collect();
+        if tests.is_empty() || cells[4].is_empty() {
+            complaints.push(format!(
+                "row {number} names no test, or not with what it is shown"
+            ));
+        }
+        for test in tests.into_iter().filter(|test| !exists(test)) {
+            complaints.push(format!("row {number}: there is no test {test}"));
+        }
+    }
+    assert_eq!(rows, 45, "rows of the matrix");
+    none(&complaints);
+}
