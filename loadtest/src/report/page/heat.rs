@@ -45,7 +45,15 @@ pub(super) fn render(report: &Report) -> Option<Markup> {
     let side = progress.rows.iter().enumerate();
     let side: Vec<(f64, String)> = side
         .filter(|(at, _)| named || *at == 0 || *at + 1 == rows)
-        .map(|(at, row)| (middle(at), row.name.clone()))
+        .map(|(at, row)| {
+            // Of a row that many share, the outermost one is named.
+            let name = if at == 0 {
+                row.name.split(" … ").next()
+            } else {
+                row.name.rsplit(" … ").next()
+            };
+            (middle(at), name.unwrap_or_default().to_owned())
+        })
         .collect();
     let marks = report.bound_s.map(|at| Mark {
         at,
