@@ -23,7 +23,7 @@ pub enum Audience {
     Anyone,
     /// The caller whose credential came with the question, for so long. Nobody keeps the answer for others.
     Caller {
-        /// At most [`VERDICT_HOLD_MAX`](crate::limits::VERDICT_HOLD_MAX).
+        /// At most [`VERDICT_HOLD_MAX`].
         hold: Duration,
     },
 }
