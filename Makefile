@@ -40,6 +40,7 @@ build: ## all binaries
 
 .PHONY: lint
 lint: ## format, clippy and documentation, warnings denied
+	@.ci/install build
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --locked --workspace --no-deps --document-private-items
