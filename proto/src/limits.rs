@@ -107,31 +107,42 @@ pub const INTERESTS_PER_PEER_MAX: usize = 4096;
 pub const NEIGHBOURS: usize = 20;
 /// Pieces in a reader's urgent window.
 pub const URGENT_WINDOW: usize = 8;
-/// Pieces asked of one agent at once: the second covers the round trip of the first.
+/// Pieces asked of one agent at once: the second waits there until the first is sent, and so covers the round trip.
 pub const PIECES_IN_FLIGHT_PER_PEER_MAX: usize = 2;
 /// Pieces asked of one origin at once.
 pub const PIECES_IN_FLIGHT_PER_ORIGIN_MAX: usize = 3;
-/// Pieces in flight of one swarm, before rates are known.
-pub const PIECES_IN_FLIGHT_START: usize = 4;
-/// Pieces in flight of one swarm, at least.
-pub const PIECES_IN_FLIGHT_MIN: usize = 2;
-/// Pieces in flight of one swarm, at most.
-pub const PIECES_IN_FLIGHT_MAX: usize = 16;
-/// Pieces being sent at once: more of them only make each slower.
+/// The second piece is asked for when this share of the first should have come: asked earlier, it would only be chosen
+/// by older news.
+pub const SECOND_ASK_SHARE: f64 = 0.6;
+/// Pieces in flight over all swarms, at most.
+pub const PIECES_IN_FLIGHT_MAX: usize = 24;
+/// Agents that pieces are fetched from at once, before rates are known: as many as each of them serves.
+pub const SOURCES_START: usize = 2;
+/// The same, at least.
+pub const SOURCES_MIN: usize = 2;
+/// The same, at most.
+pub const SOURCES_MAX: usize = 12;
+/// A source below this share of the usual rate is slow.
+pub const SLOW_SHARE: f64 = 0.45;
+/// Peers that are served at once. Where all links are equal, two givers and two takers for each node fill them; three
+/// measured 4 to 10 % worse, because takers then stay with givers that have too many.
 pub const UPLOAD_SLOTS: usize = 2;
-/// Pieces being sent at once when those under way are slow.
+/// Peers that are served at once when some of them are slow, or want another blob.
 pub const UPLOAD_SLOTS_MAX: usize = 4;
-/// Pieces being sent at once of a small blob: with few pieces, each replication step counts.
-pub const UPLOAD_SLOTS_SMALL: usize = 1;
-/// A blob with fewer pieces than this is small.
-pub const SMALL_BLOB_PIECES: u32 = 64;
+/// Pieces that one peer may have asked for: one that is sent, one that waits behind it.
+pub const SLOT_DEPTH: usize = PIECES_IN_FLIGHT_PER_PEER_MAX;
+/// Pieces after which a slot has to be won anew. Pairs that stayed together for good would be a fixed tree, in which
+/// everything waits for its slowest branch.
+pub const SLOT_PIECES: u32 = 24;
+/// Pieces that are sent or wait to be sent, over all slots.
+pub const UPLOADS_MAX: usize = UPLOAD_SLOTS_MAX * SLOT_DEPTH;
 /// An upload that takes this long does not count against the slots.
 pub const UPLOAD_OVERDUE: Duration = Duration::from_secs(2);
 /// The shortest time after which a refused peer is asked to come back.
 pub const RETRY_AFTER_MIN: Duration = Duration::from_millis(5);
 /// The longest.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
-/// The same while no rate is known.
+/// The same where no time can be told.
 pub const RETRY_AFTER_GUESS: Duration = Duration::from_millis(50);
 /// Refused peers over which comebacks are spread.
 pub const REFUSED_SPREAD_MAX: u32 = 16;
@@ -150,8 +161,6 @@ pub const HEDGE_SAMPLES_MIN: u32 = 4;
 /// With so few pieces missing, each may be asked of two sources.
 pub const ENDGAME_PIECES: u32 = 4;
 
-/// Fetches past the window that first copies offered by an origin may add.
-pub const OFFERS_OVER_WINDOW: usize = 2;
 /// With no more neighbours than this, everything under a cursor is urgent.
 pub const FEW_NEIGHBOURS: usize = 3;
 /// With fewer agents than this an origin gives a piece twice rather than idle.
@@ -170,12 +179,12 @@ pub const INJECTED_PAUSE: Duration = Duration::from_millis(500);
 pub const NOT_HELD_PAUSE: Duration = Duration::from_millis(500);
 /// Pleas that an origin remembers, per blob.
 pub const PLEAS_MAX: usize = 1024;
-/// Copies of a scarce piece that have precedence.
-pub const SCARCE_COPIES: u8 = 2;
 /// The same where an origin is the only neighbour: what it has it offers at once, unless the offer was lost.
 pub const PLEA_ALONE_AFTER: Duration = Duration::from_millis(50);
 /// An origin that offered nothing is asked after this time without a piece.
 pub const PLEA_AFTER: Duration = Duration::from_millis(200);
+/// A neighbour that has no more pieces than this left to ask us for hears of the next at once.
+pub const NEWS_OWING: u32 = 1;
 /// Neighbours that hear of a rare piece at once.
 pub const FAST_TELLS: usize = 3;
 /// News of pieces waits at least this long for more.
@@ -405,10 +414,11 @@ const _: () = {
     assert!(VOUCHED_BYTES_MAX >= (VOUCHED_ORIGINS_MAX * MEMBERSHIP_BYTES_MAX) as u64);
     assert!(HANDOUT_PEERS_MAX >= NEIGHBOURS && LINKS_MAX > 2 * NEIGHBOURS);
     assert!(
-        PIECES_IN_FLIGHT_MIN <= PIECES_IN_FLIGHT_START
-            && PIECES_IN_FLIGHT_START <= PIECES_IN_FLIGHT_MAX
+        SOURCES_MIN <= SOURCES_START
+            && SOURCES_START <= SOURCES_MAX
+            && SOURCES_MAX * PIECES_IN_FLIGHT_PER_PEER_MAX <= PIECES_IN_FLIGHT_MAX
     );
-    assert!(UPLOAD_SLOTS_SMALL <= UPLOAD_SLOTS && UPLOAD_SLOTS <= UPLOAD_SLOTS_MAX);
+    assert!(UPLOAD_SLOTS <= UPLOAD_SLOTS_MAX && PIECES_IN_FLIGHT_PER_ORIGIN_MAX <= UPLOADS_MAX);
     assert!(RETRY_AFTER_MIN.as_nanos() < RETRY_AFTER_GUESS.as_nanos());
     assert!(
         FETCH_STALLED_AFTER.as_secs() <= 2,

@@ -22,8 +22,6 @@ mod sourcing;
 
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
-
 use crate::node::action::{Action, FailReason, SwarmState};
 use crate::node::context::Context;
 use crate::node::peers::PeerIx;
@@ -77,8 +75,6 @@ pub(crate) struct Swarm {
     ledger: Option<Ledger>,
     /// Offers of ours that the count over all swarms includes.
     counted_offers: usize,
-    /// Pieces that we had as one of the first, and how many more copies have precedence.
-    scarce: FxHashMap<PieceIndex, u8>,
     /// Told by then, the news that could wait.
     flush_at: Option<Instant>,
     /// The same for origins, which can wait longer, and for other zones, which must.
@@ -110,7 +106,6 @@ impl Swarm {
             announcer: Announcer::new(now),
             ledger: None,
             counted_offers: 0,
-            scarce: FxHashMap::default(),
             flush_at: None,
             origin_flush_at: None,
             foreign_flush_at: None,
@@ -218,8 +213,8 @@ impl Swarm {
         self.announcer.hurry(now);
     }
 
-    /// A piece is verified and stored, wherever it came from.
-    fn held(&mut self, piece: PieceIndex, cx: &mut Context, now: Instant) {
+    /// A piece is verified and stored, wherever it came from. `brought`: from outside this zone's agents, by us.
+    fn held(&mut self, piece: PieceIndex, brought: bool, cx: &mut Context, now: Instant) {
         let Some(pieces) = self.pieces.as_mut() else {
             return;
         };
@@ -237,7 +232,7 @@ impl Swarm {
         if let Some(ledger) = self.ledger.as_mut() {
             ledger.arrived(piece);
         }
-        self.tell_news(piece, cx, now);
+        self.tell_news(piece, brought, cx, now);
         if held == count && self.stage == Stage::Leeching && !cx.is_origin() {
             self.flush_news(cx);
             self.flush_to_origins(cx);
@@ -252,7 +247,7 @@ impl Swarm {
             .as_ref()
             .and_then(|pieces| pieces.geometry().piece(piece.get()));
         if let Some(piece) = known {
-            self.held(piece, cx, now);
+            self.held(piece, false, cx, now);
         }
     }
 

@@ -201,7 +201,7 @@ impl Checker {
                 now,
             );
         }
-        if uploads > limits::UPLOAD_SLOTS_MAX {
+        if uploads > limits::UPLOADS_MAX {
             self.find(&format!("{at} sends {uploads} pieces at once"), now);
         }
     }
@@ -337,7 +337,7 @@ mod tests {
             assert_eq!(course.found(), (1, wrong_bytes), "{rule}");
         }
         let mut greedy = Course::new();
-        for request in 0..=limits::UPLOAD_SLOTS_MAX as u64 {
+        for request in 0..=limits::UPLOADS_MAX as u64 {
             greedy = greedy.serve(0, request);
         }
         assert_eq!(greedy.found(), (1, 0), "sent too many at once");

@@ -87,7 +87,9 @@ pub(crate) struct Peer {
     /// Fetches under way from it, and their bytes.
     pub(crate) in_flight: u32,
     pub(crate) queued_bytes: u64,
-    /// When its last piece was complete: the next one in its pipeline is timed from here.
+    /// When the piece that comes now began to be its turn: when it was asked for, or when the one before it was complete.
+    pub(crate) began: Instant,
+    /// When its last piece was complete.
     pub(crate) last_fetched: Instant,
     /// When a piece last went either way; the link budget evicts the oldest.
     pub(crate) last_useful: Instant,
@@ -101,6 +103,17 @@ impl Peer {
     /// May be asked and served.
     pub(crate) fn is_live(&self) -> bool {
         self.link == LinkState::Live
+    }
+
+    /// While one piece comes: when the next should be asked for, so that it is chosen by the latest news and still asked
+    /// for in time. `None`: at once.
+    pub(crate) fn second_ask_at(&self) -> Option<Instant> {
+        if self.in_flight != 1 || self.role == Role::Origin {
+            return None;
+        }
+        let rate = self.download.bytes_per_sec()?;
+        let share = limits::SECOND_ASK_SHARE * self.queued_bytes as f64 / rate;
+        Some(self.began + Duration::from_secs_f64(share))
     }
 
     /// Remembers a swarm it named that we know nothing of.
@@ -123,6 +136,7 @@ pub(crate) struct PeerBook {
     by_id: FxHashMap<PeerId, PeerIx>,
     live: usize,
     dialing: usize,
+    sources: usize,
 }
 
 impl PeerBook {
@@ -134,6 +148,32 @@ impl PeerBook {
     /// Peers with a link or about to have one.
     pub(crate) fn linked(&self) -> usize {
         self.live + self.dialing
+    }
+
+    /// Agents that something is being fetched from.
+    pub(crate) fn sources(&self) -> usize {
+        self.sources
+    }
+
+    /// A piece is asked of this peer.
+    pub(crate) fn begin_fetch(&mut self, ix: PeerIx, bytes: u64, now: Instant) {
+        let peer = self.get_mut(ix);
+        if peer.in_flight == 0 {
+            peer.began = now;
+        }
+        peer.in_flight += 1;
+        peer.queued_bytes += bytes;
+        let is_source = peer.in_flight == 1 && peer.role == Role::Agent;
+        self.sources += usize::from(is_source);
+    }
+
+    /// The fetch is over, however it ended.
+    pub(crate) fn end_fetch(&mut self, ix: PeerIx, bytes: u64) {
+        let peer = self.get_mut(ix);
+        let was_source = peer.in_flight == 1 && peer.role == Role::Agent;
+        peer.in_flight = peer.in_flight.saturating_sub(1);
+        peer.queued_bytes = peer.queued_bytes.saturating_sub(bytes);
+        self.sources -= usize::from(was_source);
     }
 
     pub(crate) fn find(&self, id: &PeerId) -> Option<PeerIx> {
@@ -182,6 +222,7 @@ impl PeerBook {
             rtt: limits::RTT_GUESS,
             in_flight: 0,
             queued_bytes: 0,
+            began: now,
             last_fetched: now,
             last_useful: now,
             swarms: Vec::new(),

@@ -168,7 +168,7 @@ impl Swarm {
         }
         // It has used up what we told it, or soon will: more news must not wait.
         if !neighbour.is_origin
-            && neighbour.owing <= 1
+            && neighbour.owing <= limits::NEWS_OWING
             && neighbour.near
             && pieces.log_len() > neighbour.told
         {
@@ -185,7 +185,13 @@ impl Swarm {
     }
 
     /// A piece has just become ours: who hears of it now, who later.
-    pub(super) fn tell_news(&mut self, piece: PieceIndex, cx: &mut Context, now: Instant) {
+    pub(super) fn tell_news(
+        &mut self,
+        piece: PieceIndex,
+        brought: bool,
+        cx: &mut Context,
+        now: Instant,
+    ) {
         if cx.is_origin() {
             return;
         }
@@ -193,7 +199,7 @@ impl Swarm {
             return;
         };
         // Whether we are the one who brought it here: nobody near us has it.
-        let first_here = pieces.near_holders(piece) <= 1 && self.scarce.contains_key(&piece);
+        let first_here = pieces.near_holders(piece) <= 1 && brought;
         let rare = pieces.near_holders(piece) <= 1;
         // The whole blob is worth telling an origin at once: it leaves the next agent to us.
         let whole = pieces.held().is_full();
@@ -214,7 +220,7 @@ impl Swarm {
                 abroad_waiting = true;
                 continue;
             }
-            if neighbour.owing == 0 || fast > 0 {
+            if neighbour.owing <= limits::NEWS_OWING || fast > 0 {
                 fast = fast.saturating_sub(1);
                 tell(neighbour, pieces, self.digest, cx);
             } else {

@@ -21,10 +21,11 @@ use super::{Stage, Swarm};
 /// How much may be asked for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
+    /// Of anybody.
     Any,
+    /// Only of those who are sending already, and of origins.
+    Known,
     None,
-    /// Only first copies offered by an origin.
-    Offers,
 }
 
 /// A neighbour that could be asked.
@@ -38,7 +39,7 @@ struct Source {
 }
 
 impl Swarm {
-    /// Starts one fetch, if there is anything worth it. `window` is the number to keep in flight.
+    /// Starts one fetch, if there is anything worth it. `window` is the number of sources to keep.
     pub(crate) fn ask_one(&mut self, window: usize, cx: &mut Context, now: Instant) -> bool {
         if self.stage != Stage::Leeching || cx.is_origin() || !self.is_wanted() {
             return false;
@@ -60,22 +61,18 @@ impl Swarm {
     }
 
     fn room(&self, window: usize, cx: &Context) -> Room {
-        if cx.in_flight < window {
-            Room::Any
-        } else if cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX {
+        if cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX {
             Room::None
-        } else if self.transfers.is_empty() {
+        } else if cx.peers.sources() < window || self.transfers.is_empty() {
             // A second blob does not wait for the first to be done.
             Room::Any
-        } else if cx.in_flight < window + limits::OFFERS_OVER_WINDOW {
-            Room::Offers
         } else {
-            Room::None
+            Room::Known
         }
     }
 
     fn pick(&self, room: Room, cx: &mut Context, now: Instant) -> Option<(usize, PieceIndex)> {
-        let sources = self.sources(cx, now);
+        let sources = self.sources(room, cx, now);
         let pieces = self.pieces.as_ref()?;
         for source in &sources {
             let neighbour = self.neighbours.at(source.at);
@@ -84,9 +81,6 @@ impl Swarm {
             {
                 return Some((source.at, piece));
             }
-        }
-        if room == Room::Offers {
-            return None;
         }
         if let Some(choice) = self.pick_urgent(&sources, cx, now) {
             return Some(choice);
@@ -106,7 +100,7 @@ impl Swarm {
     }
 
     /// Everybody who may be asked for something, best first.
-    fn sources(&self, cx: &mut Context, now: Instant) -> Vec<Source> {
+    fn sources(&self, room: Room, cx: &mut Context, now: Instant) -> Vec<Source> {
         let Some(pieces) = self.pieces.as_ref() else {
             return Vec::new();
         };
@@ -119,13 +113,14 @@ impl Swarm {
                 .holds
                 .as_ref()
                 .is_some_and(|holds| pieces.any_open_in(holds));
-            if !useful || !may_ask(peer, now) {
+            let known = neighbour.is_origin || peer.in_flight > 0;
+            if !useful || !may_ask(peer, now) || (room == Room::Known && !known) {
                 continue;
             }
             let rate = peer.download.bytes_per_sec().or(usual).unwrap_or(1e8);
             let slow = match (peer.download.bytes_per_sec(), usual) {
                 (Some(rate), Some(usual)) => {
-                    rate < 0.5 * usual
+                    rate < limits::SLOW_SHARE * usual
                         && now.saturating_duration_since(peer.last_fetched) < limits::SLOW_MEMORY
                 }
                 _ => false,
@@ -228,7 +223,7 @@ impl Swarm {
         Some((at, piece))
     }
 
-    /// When a refusal that stands in the way ends.
+    /// When somebody may be asked who may not now: a refusal ends, or it is time for a source's next piece.
     pub(super) fn next_ask(&self, cx: &Context, now: Instant) -> Option<Instant> {
         let pieces = self.pieces.as_ref()?;
         if self.stage != Stage::Leeching || cx.is_origin() || pieces.open_count() == 0 {
@@ -237,10 +232,10 @@ impl Swarm {
         self.neighbours
             .iter()
             .filter_map(|neighbour| {
-                let busy = cx
-                    .peers
-                    .get(neighbour.peer)
+                let peer = cx.peers.get(neighbour.peer);
+                let busy = peer
                     .busy_until
+                    .max(peer.second_ask_at())
                     .filter(|until| *until > now);
                 let useful = neighbour.is_origin
                     || neighbour
@@ -267,6 +262,7 @@ pub(super) fn may_ask(peer: &Peer, now: Instant) -> bool {
     peer.is_live()
         && (peer.in_flight as usize) < limit
         && peer.busy_until.is_none_or(|until| until <= now)
+        && peer.second_ask_at().is_none_or(|at| at <= now)
 }
 
 /// An origin offers in the order of the blob; so is it asked.

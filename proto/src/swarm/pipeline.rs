@@ -25,8 +25,8 @@ pub(crate) struct Transfer {
     pub(crate) piece: PieceIndex,
     pub(crate) asked: Instant,
     pub(crate) bytes: u64,
-    /// Fetches under way when it was asked.
-    in_flight: usize,
+    /// Agents that pieces came from when it was asked.
+    sources: usize,
     /// A second fetch of a piece that is being fetched already.
     hedge: bool,
     /// Asked of an origin that did not offer it.
@@ -38,9 +38,7 @@ impl Transfer {
     pub(crate) fn forget(&self, cx: &mut Context) {
         cx.transfers.remove(&self.id);
         cx.in_flight = cx.in_flight.saturating_sub(1);
-        let peer = cx.peers.get_mut(self.peer);
-        peer.in_flight = peer.in_flight.saturating_sub(1);
-        peer.queued_bytes = peer.queued_bytes.saturating_sub(self.bytes);
+        cx.peers.end_fetch(self.peer, self.bytes);
     }
 }
 
@@ -64,18 +62,16 @@ impl Swarm {
         let (ix, plea) = (neighbour.peer, neighbour.is_origin && !neighbour.has(piece));
         let id = cx.new_transfer(self.ix);
         cx.in_flight += 1;
-        let peer = cx.peers.get_mut(ix);
-        peer.in_flight += 1;
-        peer.queued_bytes += bytes;
-        let peer = peer.id;
-        let in_flight = cx.in_flight;
+        cx.peers.begin_fetch(ix, bytes, now);
+        let peer = cx.peers.get(ix).id;
+        let sources = cx.peers.sources();
         self.transfers.push(Transfer {
             id,
             peer: ix,
             piece,
             asked: now,
             bytes,
-            in_flight,
+            sources,
             hedge,
             plea,
         });
@@ -99,13 +95,12 @@ impl Swarm {
         let Some(transfer) = self.take(id) else {
             return;
         };
-        let in_flight = (cx.in_flight + transfer.in_flight).div_ceil(2);
+        let sources = (cx.peers.sources() + transfer.sources).div_ceil(2);
         transfer.forget(cx);
         let peer = cx.peers.get_mut(transfer.peer);
-        // The second in a pipeline begins when the first ends.
-        let began = transfer.asked.max(peer.last_fetched);
-        peer.download
-            .sample(transfer.bytes, now.saturating_duration_since(began));
+        let turn = now.saturating_duration_since(transfer.asked.max(peer.began));
+        peer.download.sample(transfer.bytes, turn);
+        peer.began = now;
         peer.last_fetched = now;
         peer.last_useful = now;
         peer.stalls = 0;
@@ -113,19 +108,12 @@ impl Swarm {
             peer.role == crate::Role::Origin,
             peer.zone == cx.options.zone,
         );
-        cx.pace.fetched(
-            transfer.bytes,
-            now.saturating_duration_since(transfer.asked),
-            in_flight,
-            now,
-        );
+        let span = now.saturating_duration_since(transfer.asked);
+        cx.pace.fetched(transfer.bytes, span, turn, sources, now);
         if transfer.hedge {
             self.hedged_bytes = self.hedged_bytes.saturating_sub(transfer.bytes / 2);
         }
-        if from_origin || !near {
-            self.scarce.insert(transfer.piece, limits::SCARCE_COPIES);
-        }
-        self.held(transfer.piece, cx, now);
+        self.held(transfer.piece, from_origin || !near, cx, now);
     }
 
     /// The piece is held: whoever else was asked for it need not send it.

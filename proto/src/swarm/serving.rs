@@ -60,22 +60,8 @@ impl Swarm {
         if cx.is_origin() {
             return self.asked_of_origin(request, peer, piece, cx, now);
         }
-        let greedy = cx.slots.to_peer(peer) >= limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX;
-        let bid = Bid {
-            peer,
-            swarm: self.ix,
-            small_blob: self
-                .pieces
-                .as_ref()
-                .is_some_and(|pieces| pieces.count() < limits::SMALL_BLOB_PIECES),
-            scarce: self.scarce.contains_key(&piece),
-        };
-        let admitted = if greedy {
-            Err(limits::RETRY_AFTER_GUESS)
-        } else {
-            cx.slots.admit(bid, &cx.peers, now)
-        };
-        match admitted {
+        let swarm = self.ix;
+        match cx.slots.admit(Bid { peer, swarm }, &cx.peers, now) {
             Ok(()) => self.serve(request, peer, piece, cx, now),
             Err(retry_after) => {
                 let refusal = self.refusal(RefusalCode::Busy, retry_after, piece, peer, cx);
@@ -96,7 +82,7 @@ impl Swarm {
         let uploads = cx.slots.uploads().len();
         let offered =
             self.ledger.as_ref().map(|ledger| ledger.gift(piece)) == Some(Gift::Offered(peer));
-        let refusal = if offered && uploads < limits::UPLOAD_SLOTS_MAX {
+        let refusal = if offered && uploads < limits::UPLOADS_MAX {
             None
         } else if let Err(pause) = self.permit(piece, peer, cx, now) {
             Some((RefusalCode::Injected, pause))
@@ -144,12 +130,6 @@ impl Swarm {
         }
         if let Some(neighbour) = self.neighbours.get_mut(peer) {
             neighbour.given += 1;
-        }
-        if let Some(copies) = self.scarce.get_mut(&piece) {
-            *copies = copies.saturating_sub(1);
-            if *copies == 0 {
-                self.scarce.remove(&piece);
-            }
         }
         cx.act(Action::Serve {
             request,

@@ -1,4 +1,5 @@
-//! Bytes between the nodes of a [`Crowd`](super::crowd::Crowd): each uplink and each downlink is shared equally by what passes through it.
+//! Bytes between the nodes of a [`Crowd`](super::crowd::Crowd): each uplink and each downlink is shared equally by what passes through it. Of the pieces
+//! between one pair the first moves and the others wait behind it, as they do on a link.
 //!
 //! Not here: a true max-min share; what a sender cannot use because its receivers are slow stays unused.
 
@@ -16,6 +17,8 @@ pub(super) struct Flow {
     pub(super) bytes: f64,
     pub(super) left: f64,
     rate: f64,
+    /// None of its pair is before it.
+    moves: bool,
 }
 
 /// What one node can send and take, bytes per second.
@@ -62,6 +65,7 @@ impl Flows {
             bytes,
             left: bytes,
             rate: 0.0,
+            moves: false,
         });
     }
 
@@ -76,11 +80,17 @@ impl Flows {
     pub(super) fn share(&mut self, links: &[Link]) {
         let mut up = vec![0u32; links.len()];
         let mut down = vec![0u32; links.len()];
-        for flow in &self.flows {
-            up[flow.from] += 1;
-            down[flow.to] += 1;
+        let mut pairs = std::collections::BTreeSet::new();
+        for flow in &mut self.flows {
+            flow.moves = pairs.insert((flow.from, flow.to));
+            up[flow.from] += u32::from(flow.moves);
+            down[flow.to] += u32::from(flow.moves);
         }
         for flow in &mut self.flows {
+            if !flow.moves {
+                flow.rate = 0.0;
+                continue;
+            }
             let sending = links[flow.from].up / f64::from(up[flow.from]);
             let taking = links[flow.to].down / f64::from(down[flow.to]);
             flow.rate = sending.min(taking);

@@ -92,7 +92,7 @@ proptest! {
                 wild.see(&action);
             }
             prop_assert!(node.status().in_flight <= limits::PIECES_IN_FLIGHT_MAX);
-            prop_assert!(node.status().uploads <= limits::UPLOAD_SLOTS_MAX);
+            prop_assert!(node.status().uploads <= limits::UPLOADS_MAX);
         }
     }
 }
