@@ -165,8 +165,8 @@ pub const ENDGAME_PIECES: u32 = 4;
 pub const FEW_NEIGHBOURS: usize = 3;
 /// With fewer agents than this an origin gives a piece twice rather than idle.
 pub const FEW_AGENTS: usize = 8;
-/// Pieces that an origin has offered or is sending at once: one more than it sends well, so that none is waited for.
-pub const OFFERS_MAX: usize = 3;
+/// Pieces that an origin has offered or is sending at once: more than it sends well, so that none is waited for.
+pub const OFFERS_MAX: usize = 5;
 /// An agent that lets so many offers pass in a row is offered more only when nobody else wants them.
 pub const OFFERS_DECLINED_MAX: u32 = 4;
 /// An agent asks for what it was offered within this time, or another agent is offered it.
@@ -177,8 +177,6 @@ pub const SECOND_COPY_MIN: Duration = Duration::from_millis(500);
 pub const INJECTED_PAUSE: Duration = Duration::from_millis(500);
 /// An agent that is refused a piece as not held may ask again after this time.
 pub const NOT_HELD_PAUSE: Duration = Duration::from_millis(500);
-/// Pleas that an origin remembers, per blob.
-pub const PLEAS_MAX: usize = 1024;
 /// The same where an origin is the only neighbour: what it has it offers at once, unless the offer was lost.
 pub const PLEA_ALONE_AFTER: Duration = Duration::from_millis(50);
 /// An origin that offered nothing is asked after this time without a piece.
@@ -194,9 +192,9 @@ pub const NEWS_DELAY_MAX: Duration = Duration::from_millis(10);
 /// An origin needs to know of second copies only.
 pub const NEWS_TO_ORIGIN_DELAY: Duration = Duration::from_millis(150);
 /// Other zones hear of what they were not given only after this time.
-pub const NEWS_ABROAD_DELAY: Duration = Duration::from_millis(500);
+pub const NEWS_ABROAD_DELAY: Duration = Duration::from_millis(50);
 /// Or after so many piece times, if that is longer.
-pub const NEWS_ABROAD_PIECES: u32 = 12;
+pub const NEWS_ABROAD_PIECES: u32 = 120;
 /// How long a slow source is remembered as slow.
 pub const SLOW_MEMORY: Duration = Duration::from_secs(5);
 /// A source that let a fetch starve is left alone for this long, doubling.

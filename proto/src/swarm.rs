@@ -71,15 +71,19 @@ pub(crate) struct Swarm {
     readers: Readers,
     transfers: Vec<Transfer>,
     sourcing: Sourcing,
+    /// The piece that an origin was last asked for without having offered it.
+    plea: Option<PieceIndex>,
     announcer: Announcer,
     ledger: Option<Ledger>,
     /// Offers of ours that the count over all swarms includes.
     counted_offers: usize,
     /// Told by then, the news that could wait.
     flush_at: Option<Instant>,
-    /// The same for origins, which can wait longer, and for other zones, which must.
+    /// The same for origins, which can wait longer.
     origin_flush_at: Option<Instant>,
+    /// The same for other zones, which must wait, and how much of our log they may hear of then.
     foreign_flush_at: Option<Instant>,
+    foreign_news: usize,
     /// Bytes that were, or may be, fetched twice.
     hedged_bytes: u64,
     /// Nobody reads it since.
@@ -103,12 +107,14 @@ impl Swarm {
             readers: Readers::default(),
             transfers: Vec::new(),
             sourcing: Sourcing::new(now),
+            plea: None,
             announcer: Announcer::new(now),
             ledger: None,
             counted_offers: 0,
             flush_at: None,
             origin_flush_at: None,
             foreign_flush_at: None,
+            foreign_news: 0,
             hedged_bytes: 0,
             idle_since: Some(now),
             closed: false,
@@ -213,7 +219,7 @@ impl Swarm {
         self.announcer.hurry(now);
     }
 
-    /// A piece is verified and stored, wherever it came from. `brought`: from outside this zone's agents, by us.
+    /// A piece is verified and stored, wherever it came from. `brought`: by an origin.
     fn held(&mut self, piece: PieceIndex, brought: bool, cx: &mut Context, now: Instant) {
         let Some(pieces) = self.pieces.as_mut() else {
             return;
@@ -354,7 +360,7 @@ impl Swarm {
             self.flush_to_origins(cx);
         }
         if self.foreign_flush_at.is_some_and(|at| at <= now) {
-            self.flush_abroad(cx);
+            self.flush_abroad(cx, now);
         }
         self.hedge(cx, now);
         self.seek(cx, now);

@@ -5,8 +5,9 @@
 //! other news waits a few milliseconds and goes together. A neighbour is never told of a piece that it holds.
 //! An origin hears of our pieces later still: it needs to know only that there are second copies.
 //!
-//! Across zones, news of a piece goes at once to one neighbour of each other zone, by whoever brought the piece
-//! into this zone; everybody else tells it much later, in case that was lost. So each zone takes about one copy.
+//! Across zones, news of a piece goes at once to one neighbour of each other zone, by whoever had the piece from an
+//! origin; everybody else tells of it when it is old enough that the other zones should have it, in case that was lost.
+//! So each zone takes little more than one copy.
 //!
 //! Not here: what an origin tells agents of its own pieces (`offers`).
 
@@ -172,7 +173,7 @@ impl Swarm {
             && neighbour.near
             && pieces.log_len() > neighbour.told
         {
-            tell(neighbour, pieces, self.digest, cx);
+            tell(neighbour, pieces, pieces.log_len(), self.digest, cx);
         }
     }
 
@@ -222,7 +223,7 @@ impl Swarm {
             }
             if neighbour.owing <= limits::NEWS_OWING || fast > 0 {
                 fast = fast.saturating_sub(1);
-                tell(neighbour, pieces, self.digest, cx);
+                tell(neighbour, pieces, pieces.log_len(), self.digest, cx);
             } else {
                 waiting = true;
             }
@@ -239,13 +240,16 @@ impl Swarm {
             self.origin_flush_at = Some(now + limits::NEWS_TO_ORIGIN_DELAY);
         }
         if abroad_waiting && self.foreign_flush_at.is_none() {
-            let spread = cx
-                .pace
-                .median(u64::from(self.piece_bytes()))
-                .unwrap_or_default()
-                * limits::NEWS_ABROAD_PIECES;
-            self.foreign_flush_at = Some(now + cx.jitter(spread.max(limits::NEWS_ABROAD_DELAY)));
+            self.plan_flush_abroad(cx, now);
         }
+    }
+
+    /// What we hold now the other zones may hear of when it has aged.
+    fn plan_flush_abroad(&mut self, cx: &mut Context, now: Instant) {
+        let piece_time = cx.pace.median(u64::from(self.piece_bytes()));
+        let spread = piece_time.unwrap_or_default() * limits::NEWS_ABROAD_PIECES;
+        self.foreign_flush_at = Some(now + cx.jitter(spread.max(limits::NEWS_ABROAD_DELAY)));
+        self.foreign_news = self.pieces.as_ref().map_or(0, Pieces::log_len);
     }
 
     /// One neighbour of each other zone hears of it at once.
@@ -271,28 +275,36 @@ impl Swarm {
     /// The news that could wait goes out.
     pub(super) fn flush_news(&mut self, cx: &mut Context) {
         self.flush_at = None;
-        self.flush_to(cx, |neighbour| !neighbour.is_origin && neighbour.near);
+        self.flush_to(usize::MAX, cx, |neighbour| {
+            !neighbour.is_origin && neighbour.near
+        });
     }
 
     /// Origins hear of what we hold.
     pub(super) fn flush_to_origins(&mut self, cx: &mut Context) {
         self.origin_flush_at = None;
-        self.flush_to(cx, |neighbour| neighbour.is_origin);
+        self.flush_to(usize::MAX, cx, |neighbour| neighbour.is_origin);
     }
 
-    /// The other zones hear of what we hold.
-    pub(super) fn flush_abroad(&mut self, cx: &mut Context) {
+    /// The other zones hear of what we have held for long enough.
+    pub(super) fn flush_abroad(&mut self, cx: &mut Context, now: Instant) {
         self.foreign_flush_at = None;
-        self.flush_to(cx, |neighbour| !neighbour.near);
+        self.flush_to(self.foreign_news, cx, |neighbour| !neighbour.near);
+        let held = self.pieces.as_ref().map_or(0, Pieces::log_len);
+        if held > self.foreign_news {
+            self.plan_flush_abroad(cx, now);
+        }
     }
 
-    fn flush_to(&mut self, cx: &mut Context, whom: impl Fn(&Neighbour) -> bool) {
+    /// Tells the first `news` pieces of our log.
+    fn flush_to(&mut self, news: usize, cx: &mut Context, whom: impl Fn(&Neighbour) -> bool) {
         let Some(pieces) = self.pieces.as_ref() else {
             return;
         };
+        let news = news.min(pieces.log_len());
         for neighbour in self.neighbours.iter_mut() {
-            if pieces.log_len() > neighbour.told && whom(neighbour) {
-                tell(neighbour, pieces, self.digest, cx);
+            if news > neighbour.told && whom(neighbour) {
+                tell(neighbour, pieces, news, self.digest, cx);
             }
         }
     }
@@ -303,16 +315,16 @@ impl Swarm {
     }
 }
 
-/// Everything in our log that it has not heard and does not hold. An origin hears of everything: what it offered us it holds,
-/// and it has to learn that we do too.
-fn tell(neighbour: &mut Neighbour, pieces: &Pieces, digest: Digest, cx: &mut Context) {
-    let news = pieces.log_from(neighbour.told);
+/// Everything in the first `upto` of our log that it has not heard and does not hold. An origin hears of everything:
+/// what it offered us it holds, and it has to learn that we do too.
+fn tell(neighbour: &mut Neighbour, pieces: &Pieces, upto: usize, digest: Digest, cx: &mut Context) {
+    let news = &pieces.log_from(neighbour.told)[..upto.saturating_sub(neighbour.told)];
     let indexes: Vec<u32> = news
         .iter()
         .filter(|piece| neighbour.is_origin || !neighbour.has(**piece))
         .map(|piece| piece.get())
         .collect();
-    neighbour.told = pieces.log_len();
+    neighbour.told = upto.max(neighbour.told);
     if indexes.is_empty() {
         return;
     }

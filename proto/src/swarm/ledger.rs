@@ -2,14 +2,17 @@
 //!
 //! A piece is fresh until it is offered; offered until the chosen agent asks; given until a second agent says it
 //! holds it; spread from then on. It becomes fresh again when the chosen agent does not ask in time, when the one
-//! holder is lost, or when no second copy appears in time.
+//! holder is lost, or when no second copy appears in time. Agents that say they hold it may be lying; so whoever is told
+//! that a piece has spread, waits, and asks for it once more, is given it, one agent at a time.
 //!
 //! Not here: to whom to offer (`offers`), upload slots (`slots`).
 
 use std::collections::BTreeSet;
 
+use rustc_hash::FxHashMap;
+
 use crate::node::peers::PeerIx;
-use crate::{Instant, PieceCount, PieceIndex, limits};
+use crate::{Instant, PieceCount, PieceIndex};
 
 /// Where a piece stands with an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +39,8 @@ pub(crate) struct Ledger {
     /// The deadline of each piece that counts; others of it in `deadlines` are past history.
     due: Vec<Option<Instant>>,
     offered: usize,
-    /// Who was told that a piece was given away, and from when on its asking again is a plea.
-    pleas: Vec<(PeerIx, PieceIndex, Instant)>,
+    /// Who was last told of which piece that it was given away, and from when on its asking again is a plea.
+    pleas: FxHashMap<PeerIx, (PieceIndex, Instant)>,
     /// Pieces sent, counted with repetitions.
     pub(crate) sent: u64,
 }
@@ -50,7 +53,7 @@ impl Ledger {
             deadlines: BTreeSet::new(),
             due: vec![None; count.get() as usize],
             offered: 0,
-            pleas: Vec::new(),
+            pleas: FxHashMap::default(),
             sent: 0,
         }
     }
@@ -94,11 +97,11 @@ impl Ledger {
         self.expect_by(piece, until);
     }
 
-    pub(crate) fn give(&mut self, piece: PieceIndex, to: PeerIx) {
+    /// It is being sent: a second copy should be announced by then even if sending it takes too long.
+    pub(crate) fn give(&mut self, piece: PieceIndex, to: PeerIx, second_by: Instant) {
         self.sent += 1;
-        if self.gift(piece) != Gift::Spread {
-            self.set(piece, Gift::Given(to));
-        }
+        self.set(piece, Gift::Given(to));
+        self.expect_by(piece, second_by);
     }
 
     /// It has been sent: a second copy should be announced by then.
@@ -167,33 +170,27 @@ impl Ledger {
         for piece in orphans {
             self.set(piece, Gift::Fresh);
         }
-        self.pleas.retain(|(pleader, _, _)| *pleader != peer);
+        self.pleas.remove(&peer);
     }
 
     /// Whether this agent was told "given away" before, waited as it was told, and asks again.
     pub(crate) fn is_plea(&self, peer: PeerIx, piece: PieceIndex, now: Instant) -> bool {
         self.pleas
-            .iter()
-            .any(|(pleader, pleaded, from)| *pleader == peer && *pleaded == piece && *from <= now)
+            .get(&peer)
+            .is_some_and(|(pleaded, from)| *pleaded == piece && *from <= now)
     }
 
     /// Remembers that this agent was told "given away".
     pub(crate) fn refused(&mut self, peer: PeerIx, piece: PieceIndex, come_back: Instant) {
-        if self
-            .pleas
-            .iter()
-            .any(|(pleader, pleaded, _)| *pleader == peer && *pleaded == piece)
-        {
-            return;
+        let plea = self.pleas.entry(peer).or_insert((piece, come_back));
+        if plea.0 != piece {
+            *plea = (piece, come_back);
         }
-        if self.pleas.len() >= limits::PLEAS_MAX {
-            self.pleas.remove(0);
-        }
-        self.pleas.push((peer, piece, come_back));
     }
 
     pub(crate) fn answered(&mut self, peer: PeerIx, piece: PieceIndex) {
-        self.pleas
-            .retain(|(pleader, pleaded, _)| !(*pleader == peer && *pleaded == piece));
+        if self.pleas.get(&peer).is_some_and(|plea| plea.0 == piece) {
+            self.pleas.remove(&peer);
+        }
     }
 }

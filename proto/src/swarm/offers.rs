@@ -172,7 +172,7 @@ impl Swarm {
         self.four_pieces(cx).max(limits::OFFER_PATIENCE)
     }
 
-    fn four_pieces(&self, cx: &Context) -> Duration {
+    pub(super) fn four_pieces(&self, cx: &Context) -> Duration {
         cx.slots
             .usual_bytes_per_sec()
             .map_or(Duration::ZERO, |rate| {

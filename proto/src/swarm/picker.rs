@@ -85,6 +85,9 @@ impl Swarm {
         if let Some(choice) = self.pick_urgent(&sources, cx, now) {
             return Some(choice);
         }
+        if let Some(choice) = self.pick_import(&sources, cx, now) {
+            return Some(choice);
+        }
         for strict in [true, false] {
             if !strict && !self.transfers.is_empty() {
                 break;
@@ -185,8 +188,32 @@ impl Swarm {
         })
     }
 
+    /// A piece that nobody near is known to have and somebody in another zone told us of: the whole zone waits for it, so
+    /// it goes before what is near. One at a time.
+    fn pick_import(
+        &self,
+        sources: &[Source],
+        cx: &mut Context,
+        now: Instant,
+    ) -> Option<(usize, PieceIndex)> {
+        let pieces = self.pieces.as_ref()?;
+        let importing = self.transfers.iter().any(|transfer| {
+            let from = self.neighbours.get(transfer.peer);
+            from.is_some_and(|neighbour| !neighbour.near)
+        });
+        let far = |source: &&Source| !source.near && !source.last_resort;
+        if importing {
+            return None;
+        }
+        sources.iter().filter(far).find_map(|source| {
+            let neighbour = self.neighbours.at(source.at);
+            let piece = rarest(neighbour, pieces, *source, true, &mut cx.rng, now)?;
+            Some((source.at, piece))
+        })
+    }
+
     /// Nobody is known to hold what is needed: perhaps an origin does, or will say who does.
-    fn plea(&self, cx: &Context, now: Instant) -> Option<(usize, PieceIndex)> {
+    fn plea(&self, cx: &mut Context, now: Instant) -> Option<(usize, PieceIndex)> {
         let pieces = self.pieces.as_ref()?;
         let alone = self.neighbours.iter().all(|neighbour| neighbour.is_origin);
         let patience = if alone {
@@ -206,20 +233,31 @@ impl Swarm {
             neighbour.is_origin && may_ask(cx.peers.get(neighbour.peer), now)
         })?;
         let neighbour = self.neighbours.at(at);
+        let nowhere = |piece: &PieceIndex| {
+            pieces.state(*piece) == PieceState::Missing && pieces.holders(*piece) == 0
+        };
+        let free = |piece: &PieceIndex| !neighbour.is_held_off(*piece, now);
+        // An origin gives it to whoever asks again after a while: so the same piece is asked for until it comes.
+        if let Some(piece) = self.plea.filter(nowhere) {
+            return free(&piece).then_some((at, piece));
+        }
         let mut urgent = Vec::new();
         self.readers.urgent(pieces, &mut urgent);
-        let free = |piece: &PieceIndex| {
-            pieces.state(*piece) == PieceState::Missing && !neighbour.is_held_off(*piece, now)
-        };
-        let piece = urgent
+        let mut choice = urgent
             .into_iter()
-            .find(|piece| free(piece) && pieces.holders(*piece) == 0)
-            .or_else(|| {
-                self.transfers
-                    .is_empty()
-                    .then(|| pieces.open().iter().find(|piece| free(piece)))
-                    .flatten()
-            })?;
+            .find(|piece| nowhere(piece) && free(piece));
+        // Where many lack the same, they should not all ask for the same.
+        if choice.is_none() || cx.rng.bool() {
+            let mut seen = 0;
+            for piece in pieces.open().iter().filter(nowhere).filter(free) {
+                seen += 1;
+                if cx.rng.u32(..seen) == 0 {
+                    choice = Some(piece);
+                }
+            }
+        }
+        let any = || pieces.open().iter().find(free);
+        let piece = choice.or_else(|| self.transfers.is_empty().then(any).flatten())?;
         Some((at, piece))
     }
 

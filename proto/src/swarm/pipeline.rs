@@ -60,6 +60,9 @@ impl Swarm {
         let neighbour = self.neighbours.at(at);
         let bytes = u64::from(pieces.geometry().len_of(piece));
         let (ix, plea) = (neighbour.peer, neighbour.is_origin && !neighbour.has(piece));
+        if plea {
+            self.plea = Some(piece);
+        }
         let id = cx.new_transfer(self.ix);
         cx.in_flight += 1;
         cx.peers.begin_fetch(ix, bytes, now);
@@ -104,10 +107,8 @@ impl Swarm {
         peer.last_fetched = now;
         peer.last_useful = now;
         peer.stalls = 0;
-        let (from_origin, near) = (
-            peer.role == crate::Role::Origin,
-            peer.zone == cx.options.zone,
-        );
+        let from_origin = peer.role == crate::Role::Origin;
+        let near = peer.zone == cx.options.zone;
         let span = now.saturating_duration_since(transfer.asked);
         cx.pace.fetched(transfer.bytes, span, turn, sources, now);
         if transfer.hedge {

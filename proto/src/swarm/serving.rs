@@ -118,6 +118,7 @@ impl Swarm {
             .map_or(0, |info| u64::from(info.geometry.len_of(piece)));
         cx.slots
             .start(request, peer, self.ix, (piece, bytes), &cx.peers, now);
+        let second_by = self.second_copy_by(cx, now) + self.four_pieces(cx);
         if let Some(ledger) = self.ledger.as_mut() {
             if ledger.gift(piece) == Gift::Offered(peer)
                 && let Some(neighbour) = self.neighbours.get_mut(peer)
@@ -125,7 +126,7 @@ impl Swarm {
                 neighbour.offers = neighbour.offers.saturating_sub(1);
                 neighbour.declined = 0;
             }
-            ledger.give(piece, peer);
+            ledger.give(piece, peer, second_by);
             ledger.answered(peer, piece);
         }
         if let Some(neighbour) = self.neighbours.get_mut(peer) {
@@ -158,13 +159,12 @@ impl Swarm {
             );
         let in_good_hands = match ledger.gift(piece) {
             Gift::Absent | Gift::Fresh => false,
-            Gift::Offered(to) => to != peer,
-            // On its way: the receiver will announce it soon.
-            Gift::Given(to) => to != peer,
-            Gift::Spread => other_holders,
+            // On its way: the receiver will announce it soon, or it becomes fresh again.
+            Gift::Offered(to) | Gift::Given(to) => to != peer,
+            Gift::Spread => other_holders && !ledger.is_plea(peer, piece, now),
         };
         let would_idle = few && cx.slots.uploads().is_empty();
-        if !in_good_hands || would_idle || ledger.is_plea(peer, piece, now) {
+        if !in_good_hands || would_idle {
             return Ok(());
         }
         ledger.refused(peer, piece, now + limits::INJECTED_PAUSE);

@@ -161,6 +161,21 @@ fn liars_are_banned_and_every_honest_agent_finishes() {
     assert!(crowd.run(LONG, Crowd::all_finished), "{}", report(&crowd));
 }
 
+/// Liars that the origin gave pieces to say so to each other and to it: each such piece counts as spread. Honest agents
+/// asked the origin for one after another, so fast that it forgot who had asked before, and gave up in the end.
+#[test]
+fn pieces_that_only_liars_hold_are_had_from_the_origin_again() {
+    let mut crowd = crowd(CrowdOptions {
+        agents: 30,
+        ..CrowdOptions::default()
+    });
+    for at in 1..11 {
+        crowd.set_conduct(at, Conduct::Lying);
+    }
+    assert!(crowd.run(LONG, Crowd::all_finished), "{}", report(&crowd));
+    assert!(crowd.origin_copies() < 3.0, "{}", report(&crowd));
+}
+
 #[test]
 fn frozen_peers_are_replaced_within_two_seconds() {
     let mut crowd = crowd(CrowdOptions::default());
