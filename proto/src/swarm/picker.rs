@@ -248,10 +248,8 @@ impl Swarm {
             .find(|piece| nowhere(piece) && free(piece));
         // Where many lack the same, they should not all ask for the same.
         if choice.is_none() || cx.rng.bool() {
-            let mut seen = 0;
-            for piece in pieces.open().iter().filter(nowhere).filter(free) {
-                seen += 1;
-                if cx.rng.u32(..seen) == 0 {
+            for (seen, piece) in (0..).zip(pieces.open().iter().filter(nowhere).filter(free)) {
+                if cx.rng.u32(..=seen) == 0 {
                     choice = Some(piece);
                 }
             }
