@@ -112,12 +112,15 @@ impl Swarm {
         let mut sources: Vec<Source> = Vec::with_capacity(self.neighbours.len());
         for (at, neighbour) in self.neighbours.iter().enumerate() {
             let peer = cx.peers.get(neighbour.peer);
+            let known = neighbour.is_origin || peer.in_flight > 0;
+            if (room == Room::Known && !known) || !may_ask(peer, now) {
+                continue;
+            }
             let useful = neighbour
                 .holds
                 .as_ref()
                 .is_some_and(|holds| pieces.any_open_in(holds));
-            let known = neighbour.is_origin || peer.in_flight > 0;
-            if !useful || !may_ask(peer, now) || (room == Room::Known && !known) {
+            if !useful {
                 continue;
             }
             let rate = peer.download.bytes_per_sec().or(usual).unwrap_or(1e8);
@@ -273,13 +276,12 @@ impl Swarm {
                     .busy_until
                     .max(peer.second_ask_at())
                     .filter(|until| *until > now);
-                let useful = neighbour.is_origin
-                    || neighbour
-                        .holds
-                        .as_ref()
-                        .is_some_and(|holds| pieces.any_open_in(holds));
+                let useful = || {
+                    let holds = neighbour.holds.as_ref();
+                    neighbour.is_origin || holds.is_some_and(|holds| pieces.any_open_in(holds))
+                };
                 let held_off = neighbour.next_held_off(now);
-                match (busy.filter(|_| useful), held_off) {
+                match (busy.filter(|_| useful()), held_off) {
                     (Some(busy), Some(held_off)) => Some(busy.min(held_off)),
                     (busy, held_off) => busy.or(held_off),
                 }
