@@ -41,6 +41,17 @@ pub enum Standing {
     Configured,
 }
 
+impl Standing {
+    /// As metrics name it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Configured => "configured",
+        }
+    }
+}
+
 /// Which token: where, as whom, for what.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct TokenKey {

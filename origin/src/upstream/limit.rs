@@ -157,11 +157,44 @@ impl Backoff {
     }
 }
 
-/// What is left of the rate that upstream grants: `76;w=21600`, or a bare number.
-#[must_use]
-pub fn rate_limit_remaining(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get("ratelimit-remaining")?.to_str().ok()?;
-    text.split(';').next()?.trim().parse().ok()
+/// What a registry says of the rate that it grants whoever asks it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Headroom {
+    /// Requests that are left.
+    pub remaining: u64,
+    /// Of how many, where it says so.
+    pub limit: Option<u64>,
+}
+
+impl Headroom {
+    /// As the headers tell it: `76;w=21600` with the window's seconds, or a bare number.
+    #[must_use]
+    pub fn told(headers: &HeaderMap) -> Option<Self> {
+        let number = |name: &str| {
+            let text = headers.get(name)?.to_str().ok()?;
+            text.split(';').next()?.trim().parse().ok()
+        };
+        Some(Self {
+            remaining: number("ratelimit-remaining")?,
+            limit: number("ratelimit-limit"),
+        })
+    }
+
+    /// Shows it to operators, for one registry and one right to ask it.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "gauges; limits are far below 2^52"
+    )]
+    pub(crate) fn show(self, registry: String, standing: Standing) {
+        let labels = [
+            ("registry", registry),
+            ("standing", standing.label().to_owned()),
+        ];
+        metrics::gauge!("shoal_upstream_rate_limit_remaining", &labels).set(self.remaining as f64);
+        if let Some(limit) = self.limit {
+            metrics::gauge!("shoal_upstream_rate_limit", &labels).set(limit as f64);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -245,18 +278,25 @@ mod tests {
     }
 
     #[test]
-    fn remaining_rate_is_read_in_both_forms() {
-        assert_eq!(
-            rate_limit_remaining(&headers("ratelimit-remaining", "76;w=21600")),
-            Some(76)
-        );
-        assert_eq!(
-            rate_limit_remaining(&headers("ratelimit-remaining", "5")),
-            Some(5)
-        );
-        assert_eq!(
-            rate_limit_remaining(&headers("ratelimit-remaining", "many")),
-            None
-        );
+    fn headroom_is_read_in_both_forms_and_never_guessed() {
+        let cases = [
+            ("100;w=21600", "76;w=21600", Some((76, Some(100)))),
+            ("", "5", Some((5, None))),
+            ("many", "0", Some((0, None))),
+            ("100", "", None),
+            ("100", "many", None),
+            ("", "", None),
+        ];
+        for (limit, remaining, expected) in cases {
+            let mut told = HeaderMap::new();
+            if !limit.is_empty() {
+                told.extend(headers("ratelimit-limit", limit));
+            }
+            if !remaining.is_empty() {
+                told.extend(headers("ratelimit-remaining", remaining));
+            }
+            let headroom = Headroom::told(&told).map(|told| (told.remaining, told.limit));
+            assert_eq!(headroom, expected, "{limit} {remaining}");
+        }
     }
 }

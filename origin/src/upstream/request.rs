@@ -18,7 +18,7 @@ use super::auth::{Authorization, Standing, TokenKey};
 use super::caller::challenge_of;
 use super::error::UpstreamError;
 use super::guard::{GuardError, PrivateName, same_origin};
-use super::limit::{self, Backoff};
+use super::limit::{self, Backoff, Headroom};
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 10;
@@ -125,6 +125,13 @@ impl Registry {
                 }
             };
             let response = self.send(call, url.clone(), authorization.as_ref()).await?;
+            // A caller's own limit is its own business, and a redirect's target has another one.
+            if home
+                && self.caller.is_none()
+                && let Some(headroom) = Headroom::told(response.headers())
+            {
+                headroom.show(self.label(), call.standing);
+            }
             if home
                 && caller.is_none()
                 && authorization.is_none()
@@ -231,16 +238,7 @@ impl Registry {
         }
         let result = request.send().await;
         self.count(result.as_ref().map(Response::status).ok());
-        let response = result.map_err(|error| self.transport_error(&error))?;
-        if let Some(remaining) = limit::rate_limit_remaining(response.headers()) {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a gauge; limits are far below 2^52"
-            )]
-            metrics::gauge!("shoal_upstream_rate_limit_remaining", "registry" => self.label())
-                .set(remaining as f64);
-        }
-        Ok(response)
+        result.map_err(|error| self.transport_error(&error))
     }
 
     fn url_of(&self, call: &Call<'_>) -> Result<Url, UpstreamError> {

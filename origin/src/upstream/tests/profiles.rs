@@ -2,6 +2,7 @@
 //!
 //! One test a registry: what it is configured with, what it demands, and what must not reach it.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -10,10 +11,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Method, header};
+use shoal_proto::CallerKey;
+use shoal_proto::wire::Secret;
 
 use crate::config::UpstreamEntry;
 use crate::config::upstream::AccessKind;
 use crate::upstream::UpstreamError;
+use crate::upstream::caller::Caller;
 use crate::upstream::scripted::{
     Scripted, Seen, blob, digest_of, json, noise, registry, status, with,
 };
@@ -104,6 +108,58 @@ async fn docker_hub_over_its_limit() {
         assert!(matches!(error, UpstreamError::Throttled { .. }), "{error}");
     }
     assert_eq!(scripted.asked("/manifests/").len(), 2, "one 401, one 429");
+}
+
+/// Docker Hub tells with each manifest how much of whose limit is left. A caller's own limit, and what the place behind a
+/// redirect says of its own, are nobody's headroom here.
+#[tokio::test]
+async fn headroom_is_shown_for_each_right_of_this_origin_and_for_no_other() {
+    let metrics = shoal_daemon::metrics::install("test").unwrap();
+    let told = |limit: &str, remaining: &str| {
+        Response::builder()
+            .header("docker-content-digest", digest_of(b"a").to_string())
+            .header("ratelimit-limit", limit)
+            .header("ratelimit-remaining", remaining)
+            .body(axum::body::Body::empty())
+            .unwrap()
+    };
+    let elsewhere = Scripted::serve(move |_| told("9;w=60", "1;w=60")).await;
+    let target = format!("http://{}/m", elsewhere.addr);
+    let scripted = Scripted::serve(move |seen| match seen.authorization() {
+        _ if seen.path.contains("/away/") => with(307, "location", &target),
+        Some("Bearer theirs") => told("200;w=21600", "3;w=21600"),
+        Some(_) => told("200;w=21600", "180;w=21600"),
+        None if seen.path.contains("/ours/") => with(401, "www-authenticate", "Basic realm=\"x\""),
+        None => told("100;w=21600", "76;w=21600"),
+    })
+    .await;
+    let (entry, _file) = with_auth_file(&scripted, &user("u", "p"));
+    let registry = registry(UpstreamEntry {
+        repositories: vec!["ours/*".into()],
+        ..entry
+    });
+    for repository in ["ours/app", "away/app", "library/app"] {
+        registry.resolve(repository, "v1").await.unwrap();
+    }
+    let key = CallerKey::new([7; 32]);
+    let theirs = Secret::new(b"Bearer theirs".to_vec());
+    let asked = registry.asked_by(Caller::new(&key, Some(&theirs)));
+    asked.resolve("library/app", "v1").await.unwrap();
+
+    let shown = metrics.render();
+    let shown: BTreeSet<&str> = shown
+        .lines()
+        .filter(|line| line.starts_with("shoal_upstream_rate_limit"))
+        .filter_map(|line| line.split_once(&format!("{{registry=\"{}\",", scripted.addr)))
+        .map(|(_, rest)| rest)
+        .collect();
+    let expected = [
+        "standing=\"anonymous\"} 100",
+        "standing=\"anonymous\"} 76",
+        "standing=\"configured\"} 180",
+        "standing=\"configured\"} 200",
+    ];
+    assert_eq!(shown, BTreeSet::from(expected));
 }
 
 /// A token is wanted even for what is public, a raw access token as Bearer is 403, tokens say nothing of their life.
