@@ -336,8 +336,11 @@ impl Auth {
         Ok(fetch)
     }
 
+    /// The first token server that may be asked, else Basic. What cannot be followed is passed over while there is
+    /// another way; without one, it is what the caller is told.
     fn choose(&self, at: &Url, headers: &HeaderMap) -> Result<Wanted, UpstreamError> {
         let mut basic = false;
+        let mut unusable = None;
         for challenge in parse_challenges(headers) {
             match challenge {
                 Challenge::Basic => basic = true,
@@ -346,7 +349,13 @@ impl Auth {
                     service,
                     scope,
                 } => {
-                    let realm = self.check_realm(&realm)?;
+                    let realm = match self.check_realm(&realm) {
+                        Ok(realm) => realm,
+                        Err(error) => {
+                            unusable.get_or_insert(error);
+                            continue;
+                        }
+                    };
                     let realm_host = realm.host_str().unwrap_or_default();
                     let near = same_site(realm_host, at.host_str().unwrap_or_default())
                         || self
@@ -365,7 +374,7 @@ impl Auth {
         if basic {
             Ok(Wanted::Basic)
         } else {
-            Err(self.denied(StatusCode::UNAUTHORIZED))
+            Err(unusable.unwrap_or_else(|| self.denied(StatusCode::UNAUTHORIZED)))
         }
     }
 

@@ -8,7 +8,7 @@ use shoal_proto::limits;
 
 use crate::config::UpstreamEntry;
 use crate::upstream::UpstreamError;
-use crate::upstream::scripted::{Scripted, digest_of, noise, registry, status, with};
+use crate::upstream::scripted::{Scripted, blob, digest_of, json, noise, registry, status, with};
 
 use super::download;
 
@@ -55,6 +55,37 @@ async fn realm_at_a_private_address_is_not_asked() {
         matches!(error, UpstreamError::ForbiddenAddress { .. }),
         "{error}"
     );
+    assert!(inside.seen().is_empty(), "it was asked");
+}
+
+/// Of several challenges, on one line or more, the first that can be followed is: neither a scheme that nobody here speaks
+/// nor a realm that must not be asked stands in the way of it.
+#[tokio::test]
+async fn a_realm_that_must_not_be_asked_hides_no_other() {
+    let body = noise(1_000, 34);
+    let inside = Scripted::serve(|_| status(200)).await;
+    let forbidden = format!("Bearer realm=\"http://{}/token\"", inside.addr);
+    let sent = body.clone();
+    let scripted = Scripted::serve(move |seen| {
+        let own = seen.headers[header::HOST].to_str().unwrap();
+        match seen.authorization() {
+            _ if seen.path == "/token" => json(r#"{"token":"good"}"#),
+            Some("Bearer good") => blob(seen, &sent),
+            _ => Response::builder()
+                .status(401)
+                .header("www-authenticate", "Negotiate")
+                .header("www-authenticate", &forbidden)
+                .header(
+                    "www-authenticate",
+                    format!("Basic realm=\"x\", Bearer realm=\"http://{own}/token\""),
+                )
+                .body(Body::empty())
+                .unwrap(),
+        }
+    })
+    .await;
+    let registry = registry(confined(&scripted));
+    assert_eq!(download(&registry, &body, 0).await.unwrap(), body);
     assert!(inside.seen().is_empty(), "it was asked");
 }
 
