@@ -15,6 +15,7 @@ pub(crate) mod keyring;
 pub mod limit;
 pub(crate) mod list;
 pub(crate) mod manifest;
+pub(crate) mod parts;
 pub mod proxy;
 pub(crate) mod pull;
 pub(crate) mod request;
@@ -47,7 +48,8 @@ use self::auth::{Auth, AuthOptions, TokenKey};
 use self::caller::Caller;
 use self::guard::Guard;
 use self::limit::{Circuit, Circuits};
-use self::pull::{Pull, content_length};
+use self::parts::{Download, PartRules};
+use self::pull::{Stretch, content_length};
 use self::request::Call;
 use self::sizes::Sizes;
 use self::transport::{Stamp, TlsFiles};
@@ -63,6 +65,7 @@ pub struct Registry {
     auth: Arc<Auth>,
     circuits: Arc<Circuits>,
     sizes: Arc<Sizes>,
+    parts: PartRules,
     timeouts: Timeouts,
     /// In whose name it is asked, with that credential alone; nobody's: by the registry's policy.
     caller: Option<Caller>,
@@ -98,6 +101,7 @@ impl Registry {
         }));
         Ok(Self {
             base: config.url.clone(),
+            parts: PartRules::new(config.connections),
             config: Arc::new(config),
             client,
             guard,
@@ -198,13 +202,20 @@ impl Registry {
     }
 
     /// A blob's bytes from `from` on.
-    pub(crate) async fn pull<'a>(
-        &'a self,
-        repository: &'a str,
+    pub(crate) async fn pull(
+        &self,
+        repository: &str,
         digest: &Digest,
         from: u64,
-    ) -> Result<Pull<'a>, UpstreamError> {
-        Pull::open(self, repository, digest, self.standing(repository), from).await
+    ) -> Result<Download, UpstreamError> {
+        let stretch = Stretch {
+            repository: repository.to_owned(),
+            digest: *digest,
+            standing: self.standing(repository),
+            from,
+            until: None,
+        };
+        Download::open(self.clone(), stretch).await
     }
 
     /// A blob's length, by HEAD.
@@ -231,6 +242,7 @@ impl Registry {
             accept: "*/*",
             standing,
             from: 0,
+            until: None,
         };
         let response = self.call(&call).await?;
         let told = content_length(&response).or_else(|| self.sizes.of(repository, digest));

@@ -54,6 +54,8 @@ pub struct UpstreamConfig {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     pub certs_dir: Option<PathBuf>,
     pub proxy: ProxyChoice,
+    /// For one large blob.
+    pub connections: usize,
     pub realm_hosts: Vec<String>,
 }
 
@@ -74,6 +76,13 @@ pub enum UpstreamRefusal {
         "upstream {registry}: `client_cert_file` and `client_key_file` go together; give both or none"
     )]
     CertificateHalf { registry: String },
+    #[error(
+        "upstream {registry}: connections = {connections} is out of bounds; give between 1 and 6 for one large blob"
+    )]
+    Connections {
+        registry: String,
+        connections: usize,
+    },
     #[error(
         "upstream {registry}: verdict_hold = {hold} does not fit: it goes with access = \"authorize\" and is at most 5m, since a revoked credential works for so long"
     )]
@@ -121,6 +130,7 @@ impl UpstreamConfig {
             client_certificate: None,
             certs_dir: None,
             proxy: ProxyChoice::default(),
+            connections: 1,
             realm_hosts: Vec::new(),
         })
     }
@@ -195,6 +205,7 @@ impl UpstreamConfig {
         };
         let client_certificate = entry.client_certificate()?;
         let proxy = entry.proxy()?;
+        let connections = entry.connections()?;
         let local = url.host_str().is_some_and(is_local);
         Ok(Self {
             registry: entry.registry,
@@ -208,6 +219,7 @@ impl UpstreamConfig {
             client_certificate,
             certs_dir: defaults.certs_dir.clone(),
             proxy,
+            connections,
             realm_hosts: entry.realm_hosts,
         })
     }
@@ -423,6 +435,8 @@ mod tests {
                 "give one of them",
             ),
             (r#""client_key_file":"/k""#, "go together"),
+            (r#""connections":0"#, "between 1 and 6"),
+            (r#""connections":7"#, "between 1 and 6"),
             (r#""proxy":"socks5://p""#, "http or https proxy"),
             (r#""proxy":"http://u:canary@p""#, "proxy `p` is neither"),
             (r#""no_proxy":["a"]"#, "NO_PROXY"),

@@ -140,11 +140,15 @@ impl DockerRegistry {
 
     /// Requests answered with 200 whose path begins so, by whoever is not the test.
     fn asked(&self, method: &Method, path: &str) -> usize {
+        self.answered(method, path, StatusCode::OK)
+    }
+
+    fn answered(&self, method: &Method, path: &str, status: StatusCode) -> usize {
         let log = std::fs::read_to_string(&self.log).unwrap();
         let start = format!("\"{method} /v2/team/app/{path}");
         log.lines()
             .filter(|line| line.contains("shoal-origin/") && line.contains(&start))
-            .filter(|line| line.contains("HTTP/1.1\" 200 "))
+            .filter(|line| line.contains(&format!("HTTP/1.1\" {} ", status.as_u16())))
             .count()
     }
 
@@ -234,4 +238,26 @@ async fn moved_tag_is_seen_within_its_time_and_a_stopped_registry_costs_nobody_i
     };
     assert!(within(warned).await.to_str().unwrap().starts_with("299 - "));
     stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_layer_comes_in_parts_from_a_registry_that_is_not_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = DockerRegistry::start(dir.path()).await;
+    // Two parts and a half.
+    let layer = noise(40 << 20, 5);
+    upstream.push("v1", std::slice::from_ref(&layer)).await;
+    let data = tempfile::tempdir().unwrap();
+    let entry = UpstreamEntry {
+        connections: Some(3),
+        ..upstream.entry(dir.path())
+    };
+    let stage = Stage::start(data.path(), entry).await;
+    body(stage.get(&upstream.path("manifests/v1")).await).await;
+    let path = format!("blobs/{}", digest_of(&layer));
+    let got = body(stage.get(&upstream.path(&path)).await).await;
+    assert!(got == layer);
+    stage.stop().await;
+    let parts = upstream.answered(&Method::GET, &path, StatusCode::PARTIAL_CONTENT);
+    assert_eq!((parts, upstream.asked(&Method::GET, &path)), (3, 0));
 }

@@ -45,6 +45,7 @@ impl Registry {
             accept,
             standing: self.standing(repository),
             from: 0,
+            until: None,
         };
         let mut response = match self.call(&call).await {
             Ok(response) if response.status() == StatusCode::OK => response,

@@ -111,6 +111,7 @@ impl Registry {
             accept: ACCEPT,
             standing,
             from: 0,
+            until: None,
         }
     }
 

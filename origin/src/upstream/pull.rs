@@ -1,7 +1,7 @@
 //! A blob's bytes from upstream, in order, over as many connections as it takes.
 //!
-//! For: one download that survives cuts, stalls and expired redirects. Not for: keeping or checking bytes (that is
-//! `ingest`), or sharing a download (that is `coalesce`).
+//! For: one download, of a blob or of a part of it, that survives cuts, stalls and expired redirects. Not for: keeping or
+//! checking bytes (that is `ingest`), sharing a download (that is `coalesce`), or several parts at once (`parts`).
 //!
 //! Invariants: bytes come in order and without gap or overlap from the offset asked for; never more than the length
 //! that the first response told; a later response that tells another length ends the pull.
@@ -20,46 +20,67 @@ use super::request::{Call, describe};
 /// Resumptions without a byte of progress before it is given up.
 const FRUITLESS_MAX: u32 = 5;
 
+/// Which bytes are wanted, of which blob, with which right.
+#[derive(Clone, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) repository: String,
+    pub(crate) digest: Digest,
+    pub(crate) standing: Standing,
+    pub(crate) from: u64,
+    /// Where it ends, when that is not the blob's end.
+    pub(crate) until: Option<u64>,
+}
+
+impl Stretch {
+    fn call(&self) -> Call<'_> {
+        Call {
+            method: Method::GET,
+            repository: &self.repository,
+            path: format!("blobs/{}", self.digest),
+            accept: "*/*",
+            standing: self.standing,
+            from: self.from,
+            until: self.until,
+        }
+    }
+}
+
 /// A download under way.
 #[derive(Debug)]
-pub(crate) struct Pull<'a> {
-    registry: &'a Registry,
-    call: Call<'a>,
+pub(crate) struct Pull {
+    registry: Registry,
+    /// What is still to come.
+    stretch: Stretch,
     blob_bytes: u64,
-    /// The next byte to hand out.
-    at: u64,
-    /// Bytes of the present response that come before `at`.
+    /// The byte behind the last one to hand out.
+    end: u64,
+    /// Bytes of the present response that come before the next one to hand out.
     skip: u64,
     response: Option<Response>,
     fruitless: u32,
     backoff: Backoff,
 }
 
-impl<'a> Pull<'a> {
-    /// Asks for the bytes from `from` on; resolves once the length is known and bytes are coming.
+impl Pull {
+    /// Asks for the bytes of a stretch; resolves once the length is known and bytes are coming. A registry that gives no
+    /// parts gives the rest of the blob, wherever the stretch ends.
     pub(crate) async fn open(
-        registry: &'a Registry,
-        repository: &'a str,
-        digest: &Digest,
-        standing: Standing,
-        from: u64,
+        registry: Registry,
+        mut stretch: Stretch,
     ) -> Result<Self, UpstreamError> {
-        let path = format!("blobs/{digest}");
-        let call = Call {
-            method: Method::GET,
+        let response = registry.call(&stretch.call()).await?;
+        let told = told_bytes(&registry, &response, stretch.from)?;
+        let Stretch {
             repository,
-            path,
-            accept: "*/*",
+            digest,
             standing,
-            from,
-        };
-        let response = registry.call(&call).await?;
-        let told = told_bytes(registry, &response, from)?;
+            ..
+        } = &stretch;
         let blob_bytes = match told {
             Some(told) => told,
             None => match registry.sizes.of(repository, digest) {
                 Some(described) => described,
-                None => registry.stat_blob(repository, digest, standing).await?,
+                None => registry.stat_blob(repository, digest, *standing).await?,
             },
         };
         if blob_bytes > limits::BLOB_BYTES_MAX {
@@ -73,14 +94,15 @@ impl<'a> Pull<'a> {
         let skip = if response.status() == StatusCode::PARTIAL_CONTENT {
             0
         } else {
-            from
+            stretch.until = None;
+            stretch.from
         };
         let backoff = Backoff::new(registry.timeouts.backoff, registry.timeouts.backoff * 16);
         Ok(Self {
+            end: stretch.until.map_or(blob_bytes, |end| end.min(blob_bytes)),
             registry,
-            call,
+            stretch,
             blob_bytes,
-            at: from,
             skip,
             response: Some(response),
             fruitless: 0,
@@ -93,9 +115,14 @@ impl<'a> Pull<'a> {
         self.blob_bytes
     }
 
+    /// The byte behind the last one that it hands out.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// The next bytes; `None` after the last. Resumes by itself where that may help.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        while self.at < self.blob_bytes {
+        while self.stretch.from < self.end {
             let read = match &mut self.response {
                 Some(response) => {
                     match tokio::time::timeout(self.registry.timeouts.idle, response.chunk()).await
@@ -126,12 +153,12 @@ impl<'a> Pull<'a> {
         let skipped = self.skip.min(bytes.len() as u64);
         self.skip -= skipped;
         let _ = bytes.split_to(usize::try_from(skipped).expect("at most the length of a buffer"));
-        let left = usize::try_from(self.blob_bytes - self.at).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.end - self.stretch.from).unwrap_or(usize::MAX);
         bytes.truncate(left);
         if bytes.is_empty() {
             return None;
         }
-        self.at += bytes.len() as u64;
+        self.stretch.from += bytes.len() as u64;
         self.fruitless = 0;
         self.backoff = Backoff::new(
             self.registry.timeouts.backoff,
@@ -152,7 +179,7 @@ impl<'a> Pull<'a> {
         }
         tracing::debug!(
             registry = self.registry.name(),
-            at = self.at,
+            at = self.stretch.from,
             reason,
             "resuming a download"
         );
@@ -160,8 +187,7 @@ impl<'a> Pull<'a> {
         if self.fruitless > 1 {
             tokio::time::sleep(self.backoff.pause()).await;
         }
-        self.call.from = self.at;
-        let response = match self.registry.call(&self.call).await {
+        let response = match self.registry.call(&self.stretch.call()).await {
             Ok(response) => response,
             // Passing trouble is worth the remaining attempts; the pause it asks for is obeyed by the next call.
             Err(error @ UpstreamError::Unavailable { .. }) if self.fruitless < FRUITLESS_MAX => {
@@ -170,14 +196,14 @@ impl<'a> Pull<'a> {
             }
             Err(error) => return Err(error),
         };
-        let told = told_bytes(self.registry, &response, self.at)?;
+        let told = told_bytes(&self.registry, &response, self.stretch.from)?;
         if told.is_some_and(|told| told != self.blob_bytes) {
             return Err(self.registry.bad_answer("another length than at first"));
         }
         self.skip = if response.status() == StatusCode::PARTIAL_CONTENT {
             0
         } else {
-            self.at
+            self.stretch.from
         };
         self.response = Some(response);
         Ok(())
@@ -222,7 +248,7 @@ pub(crate) fn content_length(response: &Response) -> Option<u64> {
         .ok()
 }
 
-/// `bytes 10-99/100` to `(10, 100)`; only a range that runs to the end is of use.
+/// `bytes 10-99/100` to `(10, 100)`; a length that is not told is of no use.
 fn parse_content_range(text: &str) -> Option<(u64, u64)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, end) = range.split_once('-')?;

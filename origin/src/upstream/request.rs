@@ -36,6 +36,8 @@ pub(crate) struct Call<'a> {
     pub(crate) standing: Standing,
     /// First byte wanted, when not the first of all.
     pub(crate) from: u64,
+    /// The byte behind the last one wanted, when that is not the last of all.
+    pub(crate) until: Option<u64>,
 }
 
 /// How one attempt ended, when not in a response.
@@ -233,8 +235,15 @@ impl Registry {
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization.header.clone());
         }
-        if call.from > 0 {
-            request = request.header(header::RANGE, format!("bytes={}-", call.from));
+        match call.until {
+            Some(until) => {
+                let range = format!("bytes={}-{}", call.from, until.saturating_sub(1));
+                request = request.header(header::RANGE, range);
+            }
+            None if call.from > 0 => {
+                request = request.header(header::RANGE, format!("bytes={}-", call.from));
+            }
+            None => {}
         }
         let result = request.send().await;
         self.count(result.as_ref().map(Response::status).ok());

@@ -39,14 +39,18 @@ impl Seen {
 
     /// The first byte asked for.
     pub(crate) fn from(&self) -> Option<usize> {
-        self.headers
-            .get(header::RANGE)?
-            .to_str()
-            .ok()?
-            .strip_prefix("bytes=")?
-            .strip_suffix('-')?
-            .parse()
-            .ok()
+        self.range()?.0.parse().ok()
+    }
+
+    /// The byte behind the last one asked for.
+    pub(crate) fn until(&self) -> Option<usize> {
+        let last: usize = self.range()?.1.parse().ok()?;
+        Some(last + 1)
+    }
+
+    fn range(&self) -> Option<(&str, &str)> {
+        let range = self.headers.get(header::RANGE)?.to_str().ok()?;
+        range.strip_prefix("bytes=")?.split_once('-')
     }
 }
 
@@ -209,11 +213,9 @@ pub(crate) fn json(body: &str) -> Response {
 
 /// The blob from where it was asked for, as a good registry sends it.
 pub(crate) fn blob(seen: &Seen, body: &Bytes) -> Response {
-    ranged(
-        seen,
-        body,
-        Body::from(body.slice(seen.from().unwrap_or(0)..)),
-    )
+    let end = seen.until().unwrap_or(body.len()).min(body.len());
+    let part = body.slice(seen.from().unwrap_or(0)..end);
+    ranged(seen, body, Body::from(part))
 }
 
 /// The same, but after `sent` bytes the connection breaks.
@@ -245,10 +247,11 @@ fn ranged(seen: &Seen, body: &Bytes, payload: Body) -> Response {
     let length = body.len();
     match seen.from() {
         Some(from) => {
-            headers.insert(header::CONTENT_LENGTH, (length - from).into());
+            let end = seen.until().unwrap_or(length).min(length);
+            headers.insert(header::CONTENT_LENGTH, (end - from).into());
             headers.insert(
                 header::CONTENT_RANGE,
-                format!("bytes {from}-{}/{length}", length - 1)
+                format!("bytes {from}-{}/{length}", end - 1)
                     .parse()
                     .unwrap(),
             );

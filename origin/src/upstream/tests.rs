@@ -3,6 +3,7 @@
 mod ahead;
 mod hostile;
 mod network;
+mod parts;
 mod profiles;
 mod tokens;
 

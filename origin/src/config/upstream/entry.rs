@@ -11,6 +11,7 @@ use shoal_proto::limits;
 
 use super::{Access, RepositoryPattern, UpstreamRefusal, without_user};
 use crate::upstream::Credentials;
+use crate::upstream::parts::PARTS_MAX;
 use crate::upstream::proxy::{ProxyChoice, parse_proxy};
 
 /// One `[[upstream]]`.
@@ -48,6 +49,8 @@ pub struct UpstreamEntry {
     pub proxy: Option<String>,
     /// With `proxy`: hosts, domains and networks that are reached directly all the same.
     pub no_proxy: Vec<String>,
+    /// Connections for one large blob, 1 to 6; unsaid, 1.
+    pub connections: Option<u8>,
     /// Hosts of token servers, other than the registry's own site, that may see the credential.
     pub realm_hosts: Vec<String>,
 }
@@ -135,6 +138,17 @@ impl UpstreamEntry {
             });
         }
         Ok(hold)
+    }
+
+    pub(super) fn connections(&self) -> Result<usize, UpstreamRefusal> {
+        let connections = usize::from(self.connections.unwrap_or(1));
+        if !(1..=PARTS_MAX).contains(&connections) {
+            return Err(UpstreamRefusal::Connections {
+                registry: self.registry.clone(),
+                connections,
+            });
+        }
+        Ok(connections)
     }
 
     pub(super) fn client_certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, UpstreamRefusal> {
