@@ -31,7 +31,7 @@ demo: ## installs what it needs, builds, and shows the main job with real parts
 .PHONY: test
 test: ## installs what it needs, then every check and every test
 	@.ci/install $(if $(CI),ci,test)
-	@$(MAKE) lint build nextest doctest deny deploy
+	@$(MAKE) lint build nextest doctest deny deploy$(if $(CI), fuzz)
 
 .PHONY: build
 build: ## all binaries
@@ -75,12 +75,15 @@ bench-clients: ## what pulling through an agent costs a real containerd (root; m
 FUZZ_SECONDS ?= 60
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZ_SECONDS, where a nightly toolchain and cargo-fuzz are
-	@if cargo +nightly fuzz --version >/dev/null 2>&1; then \
-	    for target in accept range request; do \
-	        cargo +nightly fuzz run --fuzz-dir agent/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS); \
+fuzz: ## each fuzz target for FUZZ_SECONDS, where a nightly toolchain is
+	@if ! cargo +nightly --version >/dev/null 2>&1; then \
+	    printf 'no nightly toolchain: of the parsers, the properties beside them are all that ran\n'; \
+	else \
+	    .ci/install fuzz; \
+	    for target in agent/accept agent/range agent/request origin/challenge; do \
+	        cargo +nightly fuzz run --fuzz-dir $${target%/*}/fuzz $${target#*/} -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
 	    done; \
-	else printf 'no nightly toolchain with cargo-fuzz: the properties in agent/src/mirror are all that ran\n'; fi
+	fi
 
 .PHONY: fmt
 fmt: ## formats all code

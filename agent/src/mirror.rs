@@ -6,7 +6,6 @@
 //! Not here: blobs and manifests themselves (`shoal_peer`), and which registries there are (`registries`).
 
 pub mod accept;
-pub mod listing;
 pub mod name;
 pub mod range;
 pub mod registries;
@@ -15,12 +14,14 @@ pub mod route;
 
 mod blob;
 mod guarded;
+mod listing;
 mod manifest;
 mod multipart;
 pub(crate) mod observe;
 mod paced;
 mod pour;
 mod pulse;
+mod query;
 mod started;
 mod whole;
 
@@ -52,12 +53,13 @@ use tokio_util::task::TaskTracker;
 
 use blob::{BlobAsk, insert, refuse};
 use guarded::Guarded;
-use listing::{ListWish, Query};
+use listing::ListWish;
 use manifest::ManifestWish;
 use name::RegistryName;
 use observe::{Handler, Observation, Recent};
 use paced::Paced;
 use pulse::{Patience, Pulse};
+use query::Query;
 use registries::Registries;
 use reply::{AGENT_HEADER, API_VERSION, Failure, OCI_NAMESPACE, json_response};
 use route::{Asked, Route, Target};

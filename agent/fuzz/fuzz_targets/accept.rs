@@ -1,10 +1,13 @@
 //! `Accept` lines: whatever they say, reading them ends, and what an origin is told of them is bounded.
 #![no_main]
 
+#[path = "../../src/mirror/accept.rs"]
+mod accept;
+
+use accept::Accept;
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use shoal_agent::mirror::accept::Accept;
 use shoal_proto::limits::{ACCEPT_BYTES_MAX, ACCEPT_RANGES_MAX};
 
 fuzz_target!(|lines: Vec<&[u8]>| {

@@ -1,8 +1,12 @@
 //! `Range`: whatever it says, what is sent lies inside the blob and is never more than the blob.
 #![no_main]
+#![expect(dead_code, reason = "what is fuzzed is a part of each file")]
+
+#[path = "../../src/mirror/range.rs"]
+mod range;
 
 use libfuzzer_sys::fuzz_target;
-use shoal_agent::mirror::range::{Selection, hint, select};
+use range::{Selection, hint, select};
 
 fuzz_target!(|asked: (&str, u64)| {
     let (header, length) = asked;

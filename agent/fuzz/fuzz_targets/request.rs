@@ -1,10 +1,20 @@
 //! Path, query and `OCI-Namespace`: whatever they say, they lead to a registry of the list or nowhere.
 #![no_main]
+#![expect(dead_code, reason = "what is fuzzed is a part of each file")]
+
+#[path = "../../src/mirror/name.rs"]
+mod name;
+#[path = "../../src/mirror/query.rs"]
+mod query;
+#[path = "../../src/mirror/registries.rs"]
+mod registries;
+#[path = "../../src/mirror/route.rs"]
+mod route;
 
 use libfuzzer_sys::fuzz_target;
-use shoal_agent::mirror::listing::Query;
-use shoal_agent::mirror::registries::Registries;
-use shoal_agent::mirror::route::{Asked, Route};
+use query::Query;
+use registries::Registries;
+use route::{Asked, Route};
 
 fuzz_target!(|asked: (&str, Option<&str>, Option<&str>, bool)| {
     let (path, query, namespace, bound) = asked;

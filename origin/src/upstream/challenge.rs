@@ -1,9 +1,10 @@
 //! `WWW-Authenticate`: what a registry wants to see.
 //!
 //! Not for: answering it (that is `auth`). Everything here comes from outside: nothing panics, and what cannot be
-//! understood is passed over.
+//! understood, or is longer than a challenge may be, is passed over. `origin/fuzz` compiles this file by itself.
 
 use http::{HeaderMap, header};
+use shoal_proto::limits::CHALLENGE_BYTES_MAX;
 
 /// A challenge that can be answered.
 #[derive(Debug, Eq, PartialEq)]
@@ -16,11 +17,17 @@ pub(crate) enum Challenge {
     },
 }
 
-/// All challenges of all lines; those of other schemes, and lines that cannot be parsed, are passed over.
+/// All challenges of all lines; those of other schemes, and lines that cannot be parsed, are passed over, as are those
+/// that no longer fit into what all may have together.
 pub(crate) fn parse_challenges(headers: &HeaderMap) -> Vec<Challenge> {
     let mut out = Vec::new();
+    let mut room = CHALLENGE_BYTES_MAX;
     for line in headers.get_all(header::WWW_AUTHENTICATE) {
         let Ok(line) = line.to_str() else { continue };
+        let Some(left) = room.checked_sub(line.len()) else {
+            continue;
+        };
+        room = left;
         let Ok(challenges) = http_auth::parse_challenges(line) else {
             continue;
         };
@@ -109,14 +116,58 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_longer_than_a_challenge_may_be_is_passed_over() {
+        let mut headers = HeaderMap::new();
+        let long = format!(
+            "Bearer realm=\"https://a/{}\"",
+            "x".repeat(CHALLENGE_BYTES_MAX)
+        );
+        for line in [long.as_str(), "Basic realm=\"x\""] {
+            headers.append(header::WWW_AUTHENTICATE, line.parse().unwrap());
+        }
+        assert_eq!(parse_challenges(&headers), [Challenge::Basic]);
+    }
+
+    /// The bytes of all that was read.
+    fn read_bytes(headers: &HeaderMap) -> usize {
+        let bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        parse_challenges(headers)
+            .iter()
+            .map(|challenge| match challenge {
+                Challenge::Basic => 0,
+                Challenge::Bearer {
+                    realm,
+                    service,
+                    scope,
+                } => realm.len() + bytes(service) + bytes(scope),
+            })
+            .sum()
+    }
+
     proptest::proptest! {
         #[test]
-        fn no_challenge_panics(line in "[ -~]{0,200}") {
+        fn any_challenge_is_read_or_passed_over(line in "[ -~]{0,200}") {
             let mut headers = HeaderMap::new();
-            if let Ok(value) = HeaderValue::from_str(&line) {
-                headers.append(header::WWW_AUTHENTICATE, value);
-            }
-            parse_challenges(&headers);
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_str(&line).unwrap());
+            proptest::prop_assert!(read_bytes(&headers) <= line.len());
+        }
+
+        /// Where the generator above never comes: challenges that are nearly right.
+        #[test]
+        fn a_challenge_near_the_grammar_is_read_or_passed_over(
+            parts in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "Bearer", "bEARER ", "Basic ", "Digest ", "realm=", "service=\"s\"", "scope=\"a b\"",
+                    "\"https://a/t\"", "\"", "\\", ",", ", ", "=", "==", " ", "x=y", "{", "~",
+                ]),
+                0..24,
+            ),
+        ) {
+            let line = parts.concat();
+            let mut headers = HeaderMap::new();
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_str(&line).unwrap());
+            proptest::prop_assert!(read_bytes(&headers) <= line.len());
         }
     }
 }
