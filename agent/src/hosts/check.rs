@@ -49,20 +49,29 @@ const TLS_KEYS: [&str; 3] = ["ca", "client", "skip_verify"];
 pub fn inspect(plan: &HostsPlan, containerd_config: &Path) -> Vec<Finding> {
     let mut findings = settings::inspect(&plan.hosts_dir, containerd_config);
     let agent_url = plan.agent_url();
-    let named = match &plan.scope {
-        Scope::Default => vec![(None, plan.hosts_dir.join("_default"))],
-        Scope::Each(registries) => registries
-            .iter()
-            .map(|registry| {
-                let name = registry.name.as_str();
-                (Some(name), registry_dir(&plan.hosts_dir, name))
-            })
-            .collect(),
-    };
+    let default = plan.hosts_dir.join("_default");
     let mut seen = Vec::new();
-    for (registry, dir) in named {
-        findings.extend(hosts_file(registry, &dir.join("hosts.toml"), &agent_url));
-        seen.push(dir);
+    let mut by_default = Vec::new();
+    if let Scope::Each(registries) = &plan.scope {
+        for registry in registries {
+            let name = registry.name.as_str();
+            let dir = registry_dir(&plan.hosts_dir, name);
+            // containerd reads the first folder that is there, and none but that.
+            if !dir.is_dir() && default.is_dir() {
+                by_default.push(name);
+                continue;
+            }
+            findings.extend(hosts_file(name, &dir.join("hosts.toml"), &agent_url));
+            seen.push(dir);
+        }
+    }
+    let whose = match by_default.as_slice() {
+        [] => "every other registry".to_owned(),
+        names => format!("{}, by _default", names.join(", ")),
+    };
+    if matches!(plan.scope, Scope::Default) || !by_default.is_empty() {
+        findings.extend(hosts_file(&whose, &default.join("hosts.toml"), &agent_url));
+        seen.push(default);
     }
     if matches!(plan.scope, Scope::Default) {
         findings.extend(own_folders(&plan.hosts_dir, &seen, &agent_url));
@@ -98,7 +107,7 @@ fn own_folders(hosts_dir: &Path, seen: &[PathBuf], agent_url: &str) -> Vec<Findi
         .collect()
 }
 
-fn hosts_file(registry: Option<&str>, path: &Path, agent_url: &str) -> Vec<Finding> {
+fn hosts_file(whose: &str, path: &Path, agent_url: &str) -> Vec<Finding> {
     let shown = path.display();
     let Ok(text) = fs::read_to_string(path) else {
         return vec![Finding::bad(format!(
@@ -122,11 +131,7 @@ fn hosts_file(registry: Option<&str>, path: &Path, agent_url: &str) -> Vec<Findi
         Some(_) if unread => {}
         Some(0) => findings.push(Finding::new(
             Verdict::Good,
-            format!(
-                "{}: this agent first, then {}",
-                registry.unwrap_or("every other registry"),
-                rest(&hosts, &file)
-            ),
+            format!("{whose}: this agent first, then {}", rest(&hosts, &file)),
         )),
         Some(_) => findings.push(Finding::new(
             Verdict::Odd,
@@ -201,7 +206,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hosts.toml");
         fs::write(&path, text).unwrap();
-        hosts_file(Some("docker.io"), &path, OURS)
+        hosts_file("docker.io", &path, OURS)
             .into_iter()
             .map(|finding| (finding.verdict, finding.text))
             .collect()
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_hosts_file_is_judged_by_who_is_asked_first() {
-        let absent = hosts_file(None, Path::new("/does/not/exist"), OURS);
+        let absent = hosts_file("docker.io", Path::new("/does/not/exist"), OURS);
         assert_eq!(absent[0].verdict, Verdict::Bad);
         let good = check(&format!(
             "server = \"https://a.test\"\n[host.\"{OURS}\"]\n[host.\"https://b.test\"]\n"
@@ -298,9 +303,25 @@ mod tests {
         let text = told(&plan).join("\n");
         assert!(text.contains("theirs.test: a folder of its own"), "{text}");
         assert!(!text.contains("ours.test:"), "{text}");
-        let registries = Registries::try_new(["theirs.test"], []).unwrap();
-        let scope = Scope::each(&registries);
-        let text = told(&HostsPlan { scope, ..plan }).join("\n");
+        let each = |names: &[&str]| {
+            let registries = Registries::try_new(names.iter().copied(), []).unwrap();
+            let scope = Scope::each(&registries);
+            told(&HostsPlan {
+                scope,
+                ..plan.clone()
+            })
+            .join("\n")
+        };
+        let text = each(&["theirs.test"]);
         assert!(text.contains("does not name"), "{text}");
+        // Who checks each registry is told of those that `_default` brings here as well.
+        let text = each(&["hub.test", "ours.test", "quay.test"]);
+        let good = "hub.test, quay.test, by _default: this agent first, then the registry itself";
+        assert!(text.contains(good), "{text}");
+        assert!(!text.contains("absent"), "{text}");
+        // A folder without the file hides `_default`.
+        fs::create_dir(dir.path().join("hub.test")).unwrap();
+        let text = each(&["hub.test"]);
+        assert!(text.contains("hub.test/hosts.toml: absent"), "{text}");
     }
 }
