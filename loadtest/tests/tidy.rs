@@ -345,35 +345,89 @@ fn the_core_repeats_every_ban_of_the_whole() {
     }
 }
 
-/// `docs/CLIENTS.md` says of each promise to clients which test holds it: it has all rows, and each test exists.
+/// Whether there is a test of that name: a law that nobody runs holds nothing.
+fn is_law(sources: &[(String, String)], name: &str) -> bool {
+    let head = format!("fn {name}(");
+    let is_test = |line: &str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    sources.iter().any(|(_, text)| {
+        text.split_once(&head).is_some_and(|(before, _)| {
+            let attributes = before.trim_end_matches("async ").trim_end();
+            let own = attributes.lines().rev().map(str::trim);
+            own.take_while(|line| !line.is_empty() && *line != "}")
+                .any(is_test)
+        })
+    })
+}
+
+/// What stands in backquotes and reads like the name of a test: words enough for a sentence.
+fn quoted_laws(text: &str) -> impl Iterator<Item = &str> {
+    let word = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    text.split('`').skip(1).step_by(2).filter(move |quoted| {
+        quoted.matches('_').count() >= 3
+            && !quoted.starts_with("shoal_")
+            && quoted.chars().all(|letter| word(letter) || letter == '_')
+    })
+}
+
+/// Rows of a table between two headings, cut into their cells.
+fn rows<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let section = page.split_once(heading).map_or("", |(_, after)| after);
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let cells = |line: &'a str| line.split('|').map(str::trim).collect::<Vec<_>>();
+    let table = section.lines().filter(|line| line.starts_with("| "));
+    table
+        .map(cells)
+        .filter(|cells| !cells[1].starts_with(['-', '#']))
+        .collect()
+}
+
+/// `docs/CLIENTS.md` says of each promise to clients which test holds it: it has all rows, and each row a test.
 #[test]
-fn every_test_that_the_clients_page_names_exists() {
+fn every_row_of_the_clients_page_names_a_test() {
     let page = fs::read_to_string(root().join("docs/CLIENTS.md")).unwrap();
+    let rows = rows(&page, "\n## The matrix\n");
+    for (index, cells) in rows.iter().enumerate() {
+        let number = (index + 1).to_string();
+        assert_eq!(cells[1], number, "in order, and none left out");
+        let named = cells[3].split('`').nth(1).is_some() && !cells[4].is_empty();
+        assert!(named, "row {number} names no test, or not with what");
+    }
+    assert_eq!(rows.len(), 45, "rows of the matrix");
+}
+
+/// The same of what `docs/SECURITY.md` promises.
+#[test]
+fn every_row_of_the_security_page_names_a_test() {
+    let page = fs::read_to_string(root().join("docs/SECURITY.md")).unwrap();
+    let rows = rows(&page, "\n## What is tested\n");
+    assert!(rows.len() > 8, "the table was not read: {}", rows.len());
+    for cells in rows.iter().filter(|cells| cells[1] != "promise") {
+        assert!(quoted_laws(cells[2]).next().is_some(), "{}", cells[1]);
+    }
+}
+
+#[test]
+fn every_test_that_a_document_names_is_one() {
     let sources = sources();
-    let exists = |test: &str| {
-        let head = format!("fn {test}(");
-        sources.iter().any(|(_, text)| text.contains(&head))
-    };
+    assert!(is_law(&sources, "every_test_that_a_document_names_is_one"));
+    assert!(!is_law(&sources, "quoted_laws"), "a helper is no law");
     let mut complaints = Vec::new();
-    let mut rows = 0;
-    let (_, matrix) = page.split_once("\n## The matrix\n").expect("a matrix");
-    for line in matrix.lines() {
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let Some(number) = cells.get(1).and_then(|cell| cell.parse::<usize>().ok()) else {
-            continue;
-        };
-        rows += 1;
-        assert_eq!(number, rows, "the rows are in order, and none is left out");
-        let tests: Vec<&str> = cells[3].split('`').skip(1).step_by(2).collect();
-        if tests.is_empty() || cells[4].is_empty() {
-            complaints.push(format!(
-                "row {number} names no test, or not with what it is shown"
-            ));
+    let mut seen = 0;
+    let mut check = |page: &str, law: &str| {
+        seen += 1;
+        if !is_law(&sources, law) {
+            complaints.push(format!("{page}: there is no test {law}"));
         }
-        for test in tests.into_iter().filter(|test| !exists(test)) {
-            complaints.push(format!("row {number}: there is no test {test}"));
+    };
+    for page in ["docs/CLIENTS.md", "docs/SECURITY.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        quoted_laws(&text).for_each(|law| check(page, law));
+        // In the matrix names of few words are tests as well.
+        for cells in rows(&text, "\n## The matrix\n") {
+            let laws = cells[3].split('`').skip(1).step_by(2);
+            laws.for_each(|law| check(page, law));
         }
     }
-    assert_eq!(rows, 45, "rows of the matrix");
+    assert!(seen > 100, "the documents were not read: {seen} tests");
     none(&complaints);
 }
