@@ -187,7 +187,7 @@ impl Swarm {
 
     /// Takes back what had no effect in time.
     pub(super) fn recall_offers(&mut self, now: Instant) {
-        let agents = self.agents();
+        let (agents, seeded) = (self.agents(), self.is_seeded());
         while let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) {
             let Some(piece) = ledger.pop_deadline(now) else {
                 break;
@@ -195,7 +195,7 @@ impl Swarm {
             match ledger.gift(piece) {
                 Gift::Offered(to) => {
                     let holders = pieces.holders(piece);
-                    if holders > 1 {
+                    if holders > 1 || seeded {
                         ledger.spread(piece)
                     } else {
                         ledger.renew(piece)
@@ -205,7 +205,10 @@ impl Swarm {
                         neighbour.declined = neighbour.declined.saturating_add(1);
                     }
                 }
-                Gift::Given(_) if pieces.holders(piece) >= 2 || agents < 2 => ledger.spread(piece),
+                // Who holds everything gives what the others lack, and whoever doubts it pleads.
+                Gift::Given(_) if pieces.holders(piece) >= 2 || agents < 2 || seeded => {
+                    ledger.spread(piece)
+                }
                 Gift::Given(_) => {
                     ledger.renew(piece);
                 }

@@ -259,6 +259,24 @@ fn late_joiner_is_served_by_its_peers() {
     assert!(crowd.origin_copies() - before < 0.1, "{}", report(&crowd));
 }
 
+/// A second copy of each piece was expected in time, however many agents wanted one, and none came while the first agent
+/// was alone: so its whole blob was fresh again just when others joined.
+#[test]
+fn agents_that_come_right_after_the_first_leave_the_origin_alone() {
+    let mut crowd = Crowd::new(CrowdOptions {
+        agents: 3,
+        bytes_per_sec: 125e6,
+        ..CrowdOptions::default()
+    });
+    crowd.want(1);
+    assert!(crowd.run(LONG, |crowd| crowd.members[1].finished.is_some()));
+    let before = crowd.origin_copies();
+    crowd.want(2);
+    crowd.want(3);
+    assert!(crowd.run(LONG, Crowd::all_finished));
+    assert!(crowd.origin_copies() - before < 0.1, "{}", report(&crowd));
+}
+
 #[test]
 fn the_second_origin_takes_over_when_the_owner_is_dead() {
     let mut crowd = Crowd::new(CrowdOptions {
