@@ -13,8 +13,9 @@ pub const BLOB_BYTES_MAX: u64 = 256 << 30;
 pub const PIECE_BYTES_MIN: u32 = 1 << 20;
 /// The longest piece, in bytes: above it the start of a fan-out and the wait of a reader show.
 pub const PIECE_BYTES_MAX: u32 = 8 << 20;
-/// Pieces that a blob is cut into when bounds allow: ten piece times of start-up are then 2 %.
-pub const PIECES_TARGET: u64 = 512;
+/// Pieces that a blob is cut into when bounds allow: ten piece times of start-up are then 1 %, and the first piece of a
+/// layer of 1 GiB, without which no reader has a byte, is 1 MiB.
+pub const PIECES_TARGET: u64 = 1024;
 /// The most pieces of a blob: a bitfield of 4 KiB.
 pub const PIECES_MAX: u32 = 32_768;
 
@@ -191,9 +192,10 @@ pub const NEWS_DELAY_MIN: Duration = Duration::from_millis(1);
 pub const NEWS_DELAY_MAX: Duration = Duration::from_millis(10);
 /// An origin needs to know of second copies only.
 pub const NEWS_TO_ORIGIN_DELAY: Duration = Duration::from_millis(150);
-/// Other zones hear of what they were not given only after this time.
+/// Other zones hear of what they were not told at once only when we have held it for this long.
 pub const NEWS_ABROAD_DELAY: Duration = Duration::from_millis(50);
-/// Or after so many piece times, if that is longer.
+/// Or for so many piece times, if that is longer. Twelve bring three copies into each zone instead of 1.2, because a
+/// piece takes dozens of piece times to reach everybody in a large zone; none at all would leave it to one peer's word.
 pub const NEWS_ABROAD_PIECES: u32 = 120;
 /// How long a slow source is remembered as slow.
 pub const SLOW_MEMORY: Duration = Duration::from_secs(5);
