@@ -1,9 +1,12 @@
 //! Which piece next, and of whom.
 //!
 //! In this order: what an origin offers (a first copy, which nobody else will be offered); the window under each
-//! reader's cursor; the rarest piece of the source that should finish first, ties at random. A source that is much
-//! slower than usual, or in another zone, is asked only for what nobody else has. Where nobody is known to hold
-//! what is missing, an origin is asked on the off chance.
+//! reader's cursor; what nobody in our zone has; the rarest piece of the source that should finish first, ties at random.
+//! A source that is much slower than usual, or in another zone, is asked only for what nobody else has. Where nobody is
+//! known to hold what is missing, an origin is asked on the off chance.
+//!
+//! Whom: a window of sources, each with one piece on its way and, in time, one more. Past the window only those that send
+//! already are asked for their next piece, and origins for what they offer.
 //!
 //! Never: a piece that is held or requested (I3), a peer that is busy until later, a piece that this peer refused
 //! until later.
