@@ -204,16 +204,18 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn piece_length_is_near_a_512th_of_the_blob() {
+    fn piece_length_is_near_a_1024th_of_the_blob() {
         let cases = [
             (0, 1),
             (1, 1),
             (256 * MIB, 1),
             (512 * MIB, 1),
-            (1023 * MIB, 1),
-            (1024 * MIB, 2),
-            (2048 * MIB, 4),
-            (4096 * MIB, 8),
+            (1024 * MIB, 1),
+            (2047 * MIB, 1),
+            (2048 * MIB, 2),
+            (4096 * MIB, 4),
+            (5120 * MIB, 4),
+            (8192 * MIB, 8),
             (100 * 1024 * MIB, 8),
         ];
         for (blob, piece_mib) in cases {
