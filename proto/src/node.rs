@@ -34,7 +34,7 @@ pub use self::status::{NodeStatus, SwarmView};
 
 use self::context::Context;
 use crate::swarm::{Stage, Swarm, SwarmIx};
-use crate::wire::RefusalCode;
+use crate::wire::{PeerMessage, RefusalCode};
 use crate::{BlobInfo, Digest, Instant, PeerId, Role, Zone, limits};
 
 /// Who a node is.
@@ -287,6 +287,27 @@ impl Node {
         self.with(upload.swarm, |swarm, cx| {
             swarm.served(&upload, sent, cx, now)
         });
+        if self.cx.slots.to_peer(upload.peer) == 0 && !self.cx.is_origin() {
+            self.say_free(now);
+        }
+    }
+
+    /// A slot is free: of those that were refused, the one that is furthest behind hears of it.
+    fn say_free(&mut self, now: Instant) {
+        let swarms = &self.swarms;
+        let neediest = self
+            .cx
+            .slots
+            .welcome(&self.cx.peers, now)
+            .filter_map(|bid| {
+                let swarm = swarms.get(&bid.swarm)?;
+                Some((swarm.lacks(bid.peer)?, bid.peer, swarm.digest))
+            })
+            .max_by_key(|(lacks, _, _)| *lacks);
+        if let Some((_, peer, digest)) = neediest {
+            self.cx.slots.told_free(peer);
+            self.cx.say(peer, PeerMessage::Free { digest });
+        }
     }
 
     fn tracker_up(&mut self, now: Instant) {

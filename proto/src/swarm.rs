@@ -134,6 +134,13 @@ impl Swarm {
         self.neighbours.len()
     }
 
+    /// How many pieces a neighbour still lacks, by its own word; `None` where it is no neighbour or wants none.
+    pub(crate) fn lacks(&self, peer: PeerIx) -> Option<u32> {
+        let (neighbour, pieces) = (self.neighbours.get(peer)?, self.pieces.as_ref()?);
+        let lacks = pieces.count().saturating_sub(neighbour.held);
+        (neighbour.interested && lacks > 0).then_some(lacks)
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.transfers.len()
     }
@@ -242,6 +249,7 @@ impl Swarm {
         if held == count && self.stage == Stage::Leeching && !cx.is_origin() {
             self.flush_news(cx);
             self.flush_to_origins(cx);
+            self.plan_last_flush_abroad(cx, now);
             self.commit(cx);
         }
     }
@@ -364,7 +372,7 @@ impl Swarm {
         }
         self.hedge(cx, now);
         self.seek(cx, now);
-        self.recall_offers(now);
+        self.recall_offers(cx, now);
         self.announce_if_due(cx, now);
         self.close_if_idle(cx, now);
     }

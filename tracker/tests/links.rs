@@ -372,6 +372,7 @@ async fn nonsense_ends_the_link_and_nothing_else() {
         .send(&shoal_proto::wire::PeerMessage::Have {
             digest,
             indexes: vec![1, 2, 3],
+            held: 3,
         })
         .await;
     within(liar.link.closed()).await;

@@ -148,7 +148,7 @@ impl World {
             return;
         };
         match message {
-            PeerMessage::Have { indexes, .. } => {
+            PeerMessage::Have { indexes, held, .. } => {
                 let bytes = MESSAGE_BYTES + INDEX_BYTES * indexes.len();
                 let due = self.arrival_of(at, to, bytes);
                 let had = Event::Had {
@@ -156,6 +156,7 @@ impl World {
                     from: at,
                     epoch,
                     indexes,
+                    held,
                 };
                 self.events.push(due, had);
             }
@@ -328,6 +329,7 @@ fn describe(action: &Action) -> (u8, u64) {
 fn said(message: &PeerMessage) -> u64 {
     match message {
         PeerMessage::Gone { .. } => 1,
+        PeerMessage::Free { .. } => 8,
         PeerMessage::Have { indexes, .. } => indexes.iter().fold(2, |hash, index| {
             (hash * 31 + u64::from(*index)) & 0xffff_ffff
         }),

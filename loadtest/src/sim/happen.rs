@@ -41,9 +41,15 @@ impl World {
                 from,
                 epoch,
                 indexes,
+                held,
             } => {
                 let digest = self.info.digest;
-                self.said(at, from, epoch, PeerMessage::Have { digest, indexes });
+                let have = PeerMessage::Have {
+                    digest,
+                    indexes,
+                    held,
+                };
+                self.said(at, from, epoch, have);
             }
             Event::Input(at, input) => {
                 if let Input::PeerLost { peer } = &*input {

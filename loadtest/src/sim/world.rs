@@ -53,6 +53,7 @@ pub(super) enum Event {
         from: u32,
         epoch: Epoch,
         indexes: Vec<u32>,
+        held: u32,
     },
     Input(u32, Box<Input>),
     Linked(u32, u32, Epoch),

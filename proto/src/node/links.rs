@@ -121,8 +121,16 @@ impl Node {
             PeerMessage::Holds { digest, bitfield } => {
                 self.on(&digest, |swarm, cx| swarm.said_holds(ix, bitfield, cx));
             }
-            PeerMessage::Have { digest, indexes } => {
-                self.on(&digest, |swarm, cx| swarm.said_have(ix, &indexes, cx));
+            PeerMessage::Have {
+                digest,
+                indexes,
+                held,
+            } => {
+                self.on(&digest, |swarm, cx| swarm.said_have(ix, &indexes, held, cx));
+            }
+            PeerMessage::Free { digest } => {
+                self.cx.peers.get_mut(ix).said_free();
+                self.on(&digest, |_, _| {});
             }
             PeerMessage::Leave { digest } => self.said_leave(ix, &digest),
             PeerMessage::Gone { digest } => {

@@ -76,6 +76,8 @@ pub(crate) struct Peer {
     pub(crate) banned_until: Option<Instant>,
     /// It said it has no slot: do not ask for anything before this moment.
     pub(crate) busy_until: Option<Instant>,
+    /// It said that it has a slot since we last asked it for something.
+    pub(crate) is_free: bool,
     /// Times in a row that it let a fetch starve.
     pub(crate) stalls: u32,
     /// What it sends us.
@@ -87,6 +89,8 @@ pub(crate) struct Peer {
     /// Fetches under way from it, and their bytes.
     pub(crate) in_flight: u32,
     pub(crate) queued_bytes: u64,
+    /// A fetch from it takes far longer than fetches do: until one ends well it is no source, and not asked.
+    pub(crate) late: bool,
     /// When the piece that comes now began to be its turn: when it was asked for, or when the one before it was complete.
     pub(crate) began: Instant,
     /// When its last piece was complete.
@@ -105,6 +109,11 @@ impl Peer {
         self.link == LinkState::Live
     }
 
+    /// Something comes from it that fills our downlink.
+    fn is_source(&self) -> bool {
+        self.in_flight > 0 && self.role == Role::Agent && !self.late
+    }
+
     /// While one piece comes: when the next should be asked for, so that it is chosen by the latest news and still asked
     /// for in time. `None`: at once.
     pub(crate) fn second_ask_at(&self) -> Option<Instant> {
@@ -114,6 +123,12 @@ impl Peer {
         let rate = self.download.bytes_per_sec()?;
         let share = limits::SECOND_ASK_SHARE * self.queued_bytes as f64 / rate;
         Some(self.began + Duration::from_secs_f64(share))
+    }
+
+    /// It had to refuse us, and has a slot now.
+    pub(crate) fn said_free(&mut self) {
+        self.busy_until = None;
+        self.is_free = true;
     }
 
     /// Remembers a swarm it named that we know nothing of.
@@ -150,30 +165,44 @@ impl PeerBook {
         self.live + self.dialing
     }
 
-    /// Agents that something is being fetched from.
+    /// Agents that something is being fetched from, and in time.
     pub(crate) fn sources(&self) -> usize {
         self.sources
     }
 
     /// A piece is asked of this peer.
     pub(crate) fn begin_fetch(&mut self, ix: PeerIx, bytes: u64, now: Instant) {
-        let peer = self.get_mut(ix);
-        if peer.in_flight == 0 {
-            peer.began = now;
-        }
-        peer.in_flight += 1;
-        peer.queued_bytes += bytes;
-        let is_source = peer.in_flight == 1 && peer.role == Role::Agent;
-        self.sources += usize::from(is_source);
+        self.change_source(ix, |peer| {
+            if peer.in_flight == 0 {
+                peer.began = now;
+            }
+            peer.in_flight += 1;
+            peer.is_free = false;
+            peer.queued_bytes += bytes;
+        });
     }
 
     /// The fetch is over, however it ended.
     pub(crate) fn end_fetch(&mut self, ix: PeerIx, bytes: u64) {
+        self.change_source(ix, |peer| {
+            peer.in_flight = peer.in_flight.saturating_sub(1);
+            peer.queued_bytes = peer.queued_bytes.saturating_sub(bytes);
+            peer.late &= peer.in_flight > 0;
+        });
+    }
+
+    /// A fetch from this peer has become late: another takes its place among the sources at once, not when the fetch
+    /// has failed. `false`: a piece came after all.
+    pub(crate) fn set_late(&mut self, ix: PeerIx, late: bool) {
+        self.change_source(ix, |peer| peer.late = late);
+    }
+
+    fn change_source(&mut self, ix: PeerIx, change: impl FnOnce(&mut Peer)) {
         let peer = self.get_mut(ix);
-        let was_source = peer.in_flight == 1 && peer.role == Role::Agent;
-        peer.in_flight = peer.in_flight.saturating_sub(1);
-        peer.queued_bytes = peer.queued_bytes.saturating_sub(bytes);
-        self.sources -= usize::from(was_source);
+        let was = peer.is_source();
+        change(peer);
+        let is = peer.is_source();
+        self.sources = self.sources + usize::from(is) - usize::from(was);
     }
 
     pub(crate) fn find(&self, id: &PeerId) -> Option<PeerIx> {
@@ -216,12 +245,14 @@ impl PeerBook {
             dial_failures: 0,
             banned_until: None,
             busy_until: None,
+            is_free: false,
             stalls: 0,
             download: Rate::default(),
             upload: Rate::default(),
             rtt: limits::RTT_GUESS,
             in_flight: 0,
             queued_bytes: 0,
+            late: false,
             began: now,
             last_fetched: now,
             last_useful: now,

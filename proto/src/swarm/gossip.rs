@@ -137,6 +137,7 @@ impl Swarm {
         };
         match Bitfield::decode(&bitfield, pieces.geometry().piece_count()) {
             Ok(holds) => {
+                neighbour.held = holds.count();
                 neighbour.replace(holds, pieces);
                 neighbour.owing = neighbour
                     .holds
@@ -147,7 +148,7 @@ impl Swarm {
         }
     }
 
-    pub(crate) fn said_have(&mut self, peer: PeerIx, indexes: &[u32], cx: &mut Context) {
+    pub(crate) fn said_have(&mut self, peer: PeerIx, indexes: &[u32], held: u32, cx: &mut Context) {
         self.join(peer, cx);
         if cx.peers.get(peer).role == Role::Origin {
             // What an origin says it holds is an offer: it is not busy for us now, whatever it said before.
@@ -160,6 +161,7 @@ impl Swarm {
             neighbour.keep_early_have(indexes);
             return;
         };
+        neighbour.held = held;
         for index in indexes {
             let Some(piece) = pieces.geometry().piece(*index) else {
                 cx.culprits.push(peer);
@@ -267,6 +269,7 @@ impl Swarm {
             let message = PeerMessage::Have {
                 digest: self.digest,
                 indexes: vec![piece.get()],
+                held: self.held_count(),
             };
             cx.say(neighbour.peer, message);
         }
@@ -294,6 +297,15 @@ impl Swarm {
         if held > self.foreign_news {
             self.plan_flush_abroad(cx, now);
         }
+    }
+
+    /// We hold everything: a zone that still waits for a piece, because the one agent that was told of it did not come,
+    /// hears of all we have. Not all who hold everything tell it at once, or all who lack it would come for it.
+    pub(super) fn plan_last_flush_abroad(&mut self, cx: &mut Context, now: Instant) {
+        let piece_time = cx.pace.median(u64::from(self.piece_bytes()));
+        let within = piece_time.unwrap_or_default() * limits::NEWS_ABROAD_LAST_PIECES;
+        self.foreign_flush_at = Some(now + within.mul_f64(cx.rng.f64()));
+        self.foreign_news = self.pieces.as_ref().map_or(0, Pieces::log_len);
     }
 
     /// Tells the first `news` pieces of our log.
@@ -335,6 +347,7 @@ fn tell(neighbour: &mut Neighbour, pieces: &Pieces, upto: usize, digest: Digest,
             PeerMessage::Have {
                 digest,
                 indexes: part.to_vec(),
+                held: pieces.held_count(),
             },
         );
     }

@@ -25,6 +25,8 @@ pub(crate) struct Neighbour {
     pub(crate) knows_info: bool,
     /// What it holds, once the shape is known.
     pub(crate) holds: Option<Bitfield>,
+    /// How many pieces it last said that it holds. More than we know of: it does not tell us of those that we hold.
+    pub(crate) held: u32,
     /// How much of our log it has heard.
     pub(crate) told: usize,
     /// Pieces that it heard of from us and lacks: none means that it has nothing to ask us for.
@@ -35,6 +37,8 @@ pub(crate) struct Neighbour {
     pub(crate) given: u32,
     /// Origins: offers in a row that it did not take up.
     pub(crate) declined: u32,
+    /// Origins: until when it is offered more only when nobody else wants it.
+    pub(crate) rests_until: Option<Instant>,
     /// Origins: pieces offered to it a second time.
     reoffered: Vec<PieceIndex>,
     early_holds: Option<Bytes>,
@@ -53,11 +57,13 @@ impl Neighbour {
             told_interest: false,
             knows_info: false,
             holds: None,
+            held: 0,
             told: 0,
             owing: 0,
             offers: 0,
             given: 0,
             declined: 0,
+            rests_until: None,
             reoffered: Vec::new(),
             early_holds: None,
             early_have: Vec::new(),

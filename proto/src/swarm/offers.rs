@@ -25,7 +25,7 @@ impl Swarm {
         };
         let fresh = ledger.fresh().next();
         if let Some(piece) = fresh {
-            let to = self.choose_agent(Some(piece), cx);
+            let to = self.choose_agent(Some(piece), cx, now);
             if let Some(to) = to {
                 self.offer_to(piece, to, cx, now);
             }
@@ -79,8 +79,13 @@ impl Swarm {
     }
 
     /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
-    /// was given the fewest; never one that is known to be slow while others are not.
-    fn choose_agent(&self, piece: Option<PieceIndex>, cx: &mut Context) -> Option<PeerIx> {
+    /// was given the fewest; never one that is known to be slow, or has just let an offer pass, while others are not.
+    fn choose_agent(
+        &self,
+        piece: Option<PieceIndex>,
+        cx: &mut Context,
+        now: Instant,
+    ) -> Option<PeerIx> {
         let usual = cx.slots.usual_bytes_per_sec();
         let mut best = None;
         for neighbour in self.neighbours.iter() {
@@ -105,8 +110,7 @@ impl Swarm {
             };
             let key = (
                 slow,
-                // One offer that came at a bad time is forgiven, or one agent would be given everything.
-                neighbour.declined >= limits::OFFERS_DECLINED_MAX,
+                neighbour.rests_until.is_some_and(|until| until > now),
                 on_the_way,
                 neighbour.given,
                 cx.rng.u32(..),
@@ -129,6 +133,7 @@ impl Swarm {
                 PeerMessage::Have {
                     digest: self.digest,
                     indexes: vec![piece.get()],
+                    held: 0,
                 },
             );
         }
@@ -140,7 +145,7 @@ impl Swarm {
         if !idle || self.agents() >= limits::FEW_AGENTS || self.is_seeded() {
             return false;
         }
-        let Some(to) = self.choose_agent(None, cx) else {
+        let Some(to) = self.choose_agent(None, cx, now) else {
             return false;
         };
         let (Some(ledger), Some(pieces), Some(neighbour)) = (
@@ -186,7 +191,8 @@ impl Swarm {
     }
 
     /// Takes back what had no effect in time.
-    pub(super) fn recall_offers(&mut self, now: Instant) {
+    pub(super) fn recall_offers(&mut self, cx: &Context, now: Instant) {
+        let patience = self.offer_patience(cx);
         let (agents, seeded) = (self.agents(), self.is_seeded());
         while let (Some(ledger), Some(pieces)) = (self.ledger.as_mut(), self.pieces.as_ref()) {
             let Some(piece) = ledger.pop_deadline(now) else {
@@ -202,6 +208,10 @@ impl Swarm {
                     }
                     if let Some(neighbour) = self.neighbours.get_mut(to) {
                         neighbour.offers = neighbour.offers.saturating_sub(1);
+                        // Once may have been a bad time; again and again, it may be gone.
+                        let doubled =
+                            patience * (1 << neighbour.declined.min(limits::OFFERS_DOUBLED_MAX));
+                        neighbour.rests_until = Some(now + doubled);
                         neighbour.declined = neighbour.declined.saturating_add(1);
                     }
                 }

@@ -151,6 +151,16 @@ impl Pace {
         eighth.clamp(limits::NEWS_DELAY_MIN, limits::NEWS_DELAY_MAX)
     }
 
+    /// Past this, a source whose turn has brought nothing is no longer counted on: another is asked for other pieces.
+    /// That costs nothing if it comes after all, so it is far less than the time after which its piece is asked twice.
+    pub(crate) fn count_on_for(&self, bytes: u64) -> Duration {
+        if self.turns.samples < limits::HEDGE_SAMPLES_MIN as usize {
+            return limits::HEDGE_UNKNOWN;
+        }
+        let patience = f64::from(limits::COUNT_ON_TURNS) * self.turns.p90;
+        Duration::from_secs_f64(patience * bytes as f64).max(limits::COUNT_ON_MIN)
+    }
+
     /// Past this, a piece is asked for elsewhere as well (D8).
     pub(crate) fn hedge_after(&self, bytes: u64) -> Duration {
         if self.spans.samples < limits::HEDGE_SAMPLES_MIN as usize {

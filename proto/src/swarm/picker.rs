@@ -35,6 +35,8 @@ enum Room {
 #[derive(Clone, Copy, Debug)]
 struct Source {
     at: usize,
+    /// Lower goes first.
+    rank: u8,
     finish_secs: f64,
     /// Only for what nobody else has.
     last_resort: bool,
@@ -135,8 +137,16 @@ impl Swarm {
                 _ => false,
             };
             let finish = (peer.queued_bytes as f64 + bytes) / rate + peer.rtt.as_secs_f64();
+            // Whoever has just sent us a piece has a slot for us still; who says it has one comes next.
+            let rank = match peer {
+                _ if neighbour.is_origin => 2,
+                peer if peer.in_flight == 0 && peer.last_fetched == now => 0,
+                peer if peer.is_free => 1,
+                _ => 2,
+            };
             sources.push(Source {
                 at,
+                rank,
                 // Ties are broken at random, or all would ask the same.
                 finish_secs: finish * (1.0 + 0.25 * cx.rng.f64()),
                 last_resort: slow,
@@ -144,8 +154,8 @@ impl Swarm {
             });
         }
         sources.sort_unstable_by(|a, b| {
-            (a.last_resort, !a.near)
-                .cmp(&(b.last_resort, !b.near))
+            (a.last_resort, !a.near, a.rank)
+                .cmp(&(b.last_resort, !b.near, b.rank))
                 .then(a.finish_secs.total_cmp(&b.finish_secs))
         });
         if sources.len() > 1 && cx.rng.u32(..limits::EXPLORE_ONE_IN) == 0 {
@@ -174,7 +184,7 @@ impl Swarm {
             .iter()
             .filter(|transfer| self.readers.is_urgent(transfer.piece, pieces))
             .count();
-        let share = (cx.in_flight.max(2)).div_ceil(2);
+        let share = (cx.in_flight / limits::URGENT_ONE_IN).max(1);
         if urgent_in_flight >= share && self.neighbours.len() > limits::FEW_NEIGHBOURS {
             return None;
         }
@@ -301,6 +311,7 @@ pub(super) fn may_ask(peer: &Peer, now: Instant) -> bool {
         limits::PIECES_IN_FLIGHT_PER_PEER_MAX
     };
     peer.is_live()
+        && !peer.late
         && (peer.in_flight as usize) < limit
         && peer.busy_until.is_none_or(|until| until <= now)
         && peer.second_ask_at().is_none_or(|at| at <= now)

@@ -99,6 +99,7 @@ impl Swarm {
             return;
         };
         let sources = (cx.peers.sources() + transfer.sources).div_ceil(2);
+        cx.peers.set_late(transfer.peer, false);
         transfer.forget(cx);
         let peer = cx.peers.get_mut(transfer.peer);
         let turn = now.saturating_duration_since(transfer.asked.max(peer.began));
@@ -260,10 +261,21 @@ impl Swarm {
         transfer.asked + patience
     }
 
-    /// Asks for late pieces elsewhere.
+    /// When its source counts as late.
+    fn source_late_at(transfer: &Transfer, cx: &Context) -> Option<Instant> {
+        let peer = cx.peers.get(transfer.peer);
+        (!peer.late).then(|| peer.began + cx.pace.count_on_for(transfer.bytes))
+    }
+
+    /// Counts no longer on sources that are late, and asks for late pieces elsewhere.
     pub(super) fn hedge(&mut self, cx: &mut Context, now: Instant) {
         if self.stage != Stage::Leeching || self.transfers.is_empty() {
             return;
+        }
+        for transfer in &self.transfers {
+            if Self::source_late_at(transfer, cx).is_some_and(|at| at <= now) {
+                cx.peers.set_late(transfer.peer, true);
+            }
         }
         let late: Vec<Transfer> = self
             .transfers
@@ -272,13 +284,12 @@ impl Swarm {
             .copied()
             .collect();
         for transfer in late {
-            let twice = self
+            // Whoever was asked last may still be in time.
+            let awaited = self
                 .transfers
                 .iter()
-                .filter(|other| other.piece == transfer.piece)
-                .count()
-                > 1;
-            if twice
+                .any(|other| other.piece == transfer.piece && self.late_at(other, cx) > now);
+            if awaited
                 || cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX
                 || !self.may_hedge(&transfer, cx, now)
             {
@@ -313,7 +324,10 @@ impl Swarm {
             .iter()
             .enumerate()
             .filter(|(_, neighbour)| {
-                neighbour.peer != transfer.peer
+                let asked = |other: &Transfer| {
+                    other.piece == transfer.piece && other.peer == neighbour.peer
+                };
+                !self.transfers.iter().any(asked)
                     && neighbour.has(transfer.piece)
                     && !neighbour.is_held_off(transfer.piece, now)
                     && may_ask(cx.peers.get(neighbour.peer), now)
@@ -333,14 +347,16 @@ impl Swarm {
     pub(super) fn next_hedge(&self, cx: &Context, now: Instant) -> Option<Instant> {
         self.transfers
             .iter()
-            .map(|transfer| self.late_at(transfer, cx))
-            .min()
-            .map(|at| {
-                if at <= now {
+            .flat_map(|transfer| {
+                let late = self.late_at(transfer, cx);
+                let late = if late <= now {
                     now + limits::HEDGE_AGAIN
                 } else {
-                    at
-                }
+                    late
+                };
+                [Some(late), Self::source_late_at(transfer, cx)]
             })
+            .flatten()
+            .min()
     }
 }

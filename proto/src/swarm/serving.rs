@@ -125,6 +125,7 @@ impl Swarm {
             {
                 neighbour.offers = neighbour.offers.saturating_sub(1);
                 neighbour.declined = 0;
+                neighbour.rests_until = None;
             }
             ledger.give(piece, peer, second_by);
             ledger.answered(peer, piece);

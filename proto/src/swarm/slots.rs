@@ -8,8 +8,12 @@
 //! More slots exist for those who do not cost the uplink its turn: peers too slow to fill one, and the first piece of
 //! another blob.
 //!
+//! Who is refused comes back by itself after a while. Sooner, when a slot is free, one of those that were refused is told so:
+//! the one that is furthest behind, so that all end together. Nothing is kept for it; whoever asks first is served.
+//!
 //! Not here: which piece is whose turn at an origin (`ledger`).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::node::input::RequestId;
@@ -53,6 +57,8 @@ pub(crate) struct Slots {
     slots: Vec<Slot>,
     usual: Rate,
     refused: u32,
+    /// Who was refused and has not been served since, oldest first; a few.
+    waiting: VecDeque<(PeerIx, SwarmIx)>,
 }
 
 impl Slots {
@@ -110,6 +116,13 @@ impl Slots {
     ) -> Result<(), Duration> {
         if self.has_room(bid, peers, now) {
             return Ok(());
+        }
+        self.waiting.retain(|(peer, _)| *peer != bid.peer);
+        if self.slot_of(bid.peer).is_none() {
+            if self.waiting.len() >= limits::REFUSED_REMEMBERED_MAX {
+                self.waiting.pop_front();
+            }
+            self.waiting.push_back((bid.peer, bid.swarm));
         }
         let wait = self.next_free(peers, now);
         // Each refused peer is sent a little further back, so that they do not all return for one slot.
@@ -179,6 +192,7 @@ impl Slots {
             self.uploads.len() < limits::UPLOADS_MAX,
             "I6: a piece is served only when admitted"
         );
+        self.waiting.retain(|(other, _)| *other != peer);
         let slow = self.is_slow(peers, peer);
         if let Some(at) = self.slot_of(peer) {
             let slot = &mut self.slots[at];
@@ -235,10 +249,31 @@ impl Slots {
         Some(upload)
     }
 
+    /// Refused peers that would have a slot if they asked now, oldest first.
+    pub(crate) fn welcome<'a>(
+        &'a self,
+        peers: &'a PeerBook,
+        now: Instant,
+    ) -> impl Iterator<Item = Bid> + 'a {
+        self.waiting
+            .iter()
+            .map(|(peer, swarm)| Bid {
+                peer: *peer,
+                swarm: *swarm,
+            })
+            .filter(move |bid| self.has_room(*bid, peers, now))
+    }
+
+    /// It was told that there is a slot: it is told no more unless it is refused again.
+    pub(crate) fn told_free(&mut self, peer: PeerIx) {
+        self.waiting.retain(|(waiting, _)| *waiting != peer);
+    }
+
     /// The peer is gone, and its uploads with it.
     pub(crate) fn drop_peer(&mut self, peer: PeerIx) {
         self.uploads.retain(|upload| upload.peer != peer);
         self.slots.retain(|slot| slot.peer != peer);
+        self.waiting.retain(|(waiting, _)| *waiting != peer);
         self.refused = 0;
     }
 }

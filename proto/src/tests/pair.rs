@@ -277,6 +277,7 @@ fn forged_forms_earn_a_ban_and_harm_nothing() {
             PeerMessage::Have {
                 digest,
                 indexes: vec![8],
+                held: 1,
             },
             PeerMessage::Holds {
                 digest,

@@ -190,6 +190,7 @@ impl Wild {
             7 => said(PeerMessage::Have {
                 digest,
                 indexes: vec![word % 10],
+                held: word,
             }),
             8 => said(PeerMessage::Interest { digest }),
             9 => said(PeerMessage::Leave { digest }),

@@ -116,6 +116,13 @@ pub enum PeerMessage {
         digest: Digest,
         /// Which pieces, unchecked; at most [`HAVE_INDEXES_MAX`].
         indexes: Vec<u32>,
+        /// How many I hold in all, unchecked.
+        held: u32,
+    },
+    /// I had to refuse you, and have an upload slot now.
+    Free {
+        /// Which blob you asked for.
+        digest: Digest,
     },
     /// I take no more part in this swarm.
     Leave {
@@ -148,9 +155,17 @@ impl PeerMessage {
                 digest: digest.encode(),
                 bitfield: bitfield.clone(),
             }),
-            Self::Have { digest, indexes } => Kind::Have(schema::Have {
+            Self::Have {
+                digest,
+                indexes,
+                held,
+            } => Kind::Have(schema::Have {
                 digest: digest.encode(),
                 indexes: indexes.clone(),
+                held: *held,
+            }),
+            Self::Free { digest } => Kind::Free(schema::Free {
+                digest: digest.encode(),
             }),
             Self::Leave { digest } => Kind::Leave(schema::Leave {
                 digest: digest.encode(),
@@ -191,6 +206,10 @@ impl PeerMessage {
                 Kind::Have(m) => Self::Have {
                     digest: Digest::decode(&m.digest)?,
                     indexes: m.indexes,
+                    held: m.held,
+                },
+                Kind::Free(m) => Self::Free {
+                    digest: Digest::decode(&m.digest)?,
                 },
                 Kind::Leave(m) => Self::Leave {
                     digest: Digest::decode(&m.digest)?,
@@ -248,7 +267,9 @@ mod tests {
         round_trip(&PeerMessage::Have {
             digest,
             indexes: vec![0, 7, u32::MAX],
+            held: 3,
         });
+        round_trip(&PeerMessage::Free { digest });
         round_trip(&PeerMessage::Leave { digest });
         round_trip(&PeerMessage::Gone { digest });
         round_trip(&PeerMessage::Vouch {
@@ -284,6 +305,7 @@ mod tests {
         let have = PeerMessage::Have {
             digest,
             indexes: vec![1; HAVE_INDEXES_MAX + 1],
+            held: 1,
         };
         assert!(PeerMessage::decode(&have.encode()[4..]).is_err());
         let holds = PeerMessage::Holds {

@@ -117,7 +117,8 @@ fn passes(exchange: &Exchange, link: &Link, message: &PeerMessage) -> bool {
             false
         }
         PeerMessage::Gone { .. } => link.role() == Role::Origin,
-        PeerMessage::Have { .. }
+        PeerMessage::Free { .. }
+        | PeerMessage::Have { .. }
         | PeerMessage::Holds { .. }
         | PeerMessage::Interest { .. }
         | PeerMessage::Leave { .. } => true,

@@ -72,6 +72,18 @@ impl Bench {
             .unwrap();
     }
 
+    /// As many peers as are served at once, from the first on.
+    fn fill(&mut self) {
+        for peer in 0..limits::UPLOAD_SLOTS {
+            self.ask(peer).unwrap();
+        }
+    }
+
+    fn welcome(&self) -> Vec<PeerIx> {
+        let welcome = self.slots.welcome(&self.peers, self.now);
+        welcome.map(|bid| bid.peer).collect()
+    }
+
     /// Lets it learn what is usual: 10 ms a piece. Nothing is under way afterwards.
     fn train(&mut self) {
         let requests: Vec<_> = self.slots.uploads().iter().map(|u| u.request).collect();
@@ -86,16 +98,15 @@ impl Bench {
 }
 
 #[test]
-fn a_third_peer_is_refused_at_once_and_each_refused_one_a_little_longer() {
+fn one_peer_too_many_is_refused_at_once_and_each_refused_one_a_little_longer() {
     let mut bench = Bench::new();
-    bench.ask(0).unwrap();
-    bench.ask(1).unwrap();
-    let first = bench.ask(2).unwrap_err();
+    bench.fill();
+    let first = bench.ask(3).unwrap_err();
+    let mut bench = Bench::new();
     bench.train();
-    bench.ask(0).unwrap();
-    bench.ask(1).unwrap();
-    let second = bench.ask(2).unwrap_err();
-    let third = bench.ask(3).unwrap_err();
+    bench.fill();
+    let second = bench.ask(3).unwrap_err();
+    let third = bench.ask(4).unwrap_err();
     assert!(first >= limits::RETRY_AFTER_MIN && third > second);
 }
 
@@ -107,8 +118,13 @@ fn the_next_piece_waits_behind_the_one_that_is_sent_and_a_third_is_refused() {
     assert!(bench.ask(0).is_err());
     bench.finish(first, 10);
     bench.ask(0).unwrap();
-    bench.ask(1).unwrap();
-    assert!(bench.ask(2).is_err(), "two peers, whatever they asked for");
+    for peer in 1..limits::UPLOAD_SLOTS {
+        bench.ask(peer).unwrap();
+    }
+    assert!(
+        bench.ask(3).is_err(),
+        "so many peers, whatever they asked for"
+    );
 }
 
 #[test]
@@ -124,6 +140,7 @@ fn a_slot_has_to_be_won_anew_after_its_pieces() {
     bench.ask(1).unwrap();
     bench.finish(last, 10);
     bench.ask(2).unwrap();
+    bench.ask(3).unwrap();
     assert!(bench.ask(0).is_err(), "others were first");
 }
 
@@ -140,13 +157,10 @@ fn what_waited_behind_another_piece_is_timed_from_its_own_turn() {
 #[test]
 fn the_first_piece_of_another_blob_needs_only_a_place() {
     let mut bench = Bench::new();
-    bench.ask(0).unwrap();
-    bench.ask(1).unwrap();
-    bench.ask_in(2, SwarmIx(1)).unwrap();
-    assert!(bench.ask_in(3, SwarmIx(1)).is_err());
-    bench.ask_in(3, SwarmIx(2)).unwrap();
+    bench.fill();
+    bench.ask_in(3, SwarmIx(1)).unwrap();
     assert!(
-        bench.ask_in(4, SwarmIx(3)).is_err(),
+        bench.ask_in(4, SwarmIx(2)).is_err(),
         "the hard limit stands"
     );
 }
@@ -160,17 +174,16 @@ fn slow_receivers_do_not_take_the_slots_of_the_brisk() {
     bench.ask(1).unwrap();
     bench.ask(2).unwrap();
     bench.ask(3).unwrap();
-    assert!(bench.ask(4).is_err());
+    bench.ask(4).unwrap();
+    assert!(bench.ask(5).is_err());
 }
 
 #[test]
 fn a_frozen_receiver_does_not_hold_its_slot_for_ever() {
     let mut bench = Bench::new();
-    bench.ask(0).unwrap();
-    bench.ask(1).unwrap();
-    assert!(bench.ask(2).is_err());
+    bench.fill();
+    assert!(bench.ask(3).is_err());
     bench.now = bench.now + limits::UPLOAD_OVERDUE + Duration::from_millis(1);
-    bench.ask(2).unwrap();
     bench.ask(3).unwrap();
     assert!(bench.ask(4).is_err(), "the hard limit stands");
 }
@@ -178,11 +191,39 @@ fn a_frozen_receiver_does_not_hold_its_slot_for_ever() {
 #[test]
 fn a_peer_that_is_gone_frees_its_slot() {
     let mut bench = Bench::new();
+    bench.fill();
     bench.ask(0).unwrap();
-    bench.ask(0).unwrap();
-    bench.ask(1).unwrap();
     let gone = bench.ix[0];
     bench.slots.drop_peer(gone);
-    bench.ask(2).unwrap();
-    assert!(bench.ask(3).is_err());
+    bench.ask(3).unwrap();
+    assert!(bench.ask(4).is_err());
+}
+
+#[test]
+fn whoever_was_refused_is_welcome_once_when_there_is_room() {
+    let mut bench = Bench::new();
+    let served = bench.ask(0).unwrap();
+    for peer in 1..limits::UPLOAD_SLOTS {
+        bench.ask(peer).unwrap();
+    }
+    let (early, late) = (bench.ix[4], bench.ix[3]);
+    assert!(bench.ask(4).is_err() && bench.ask(3).is_err() && bench.ask(3).is_err());
+    assert_eq!(bench.welcome(), [], "nobody, while there is no slot");
+    bench.finish(served, 10);
+    assert_eq!(bench.welcome(), [early, late], "oldest first, each once");
+    bench.slots.told_free(early);
+    assert_eq!(bench.welcome(), [late]);
+    bench.ask(3).unwrap();
+    bench.slots.drop_peer(late);
+    assert_eq!(bench.welcome(), [], "it was served");
+}
+
+#[test]
+fn only_so_many_refused_are_remembered() {
+    let mut bench = Bench::new();
+    bench.fill();
+    for _ in 0..10 * limits::REFUSED_REMEMBERED_MAX {
+        assert!(bench.ask(3).is_err() && bench.ask(4).is_err());
+    }
+    assert_eq!(bench.slots.waiting.len(), 2);
 }
