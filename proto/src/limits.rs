@@ -269,6 +269,8 @@ pub const READ_FLOOR_BYTES: usize = 64 << 10;
 pub const READER_STALL_MAX: Duration = Duration::from_secs(30);
 /// Bytes of one positioned read of an upload.
 pub const SERVE_STEP_BYTES: usize = 256 << 10;
+/// Buffers of that size that a store keeps to be used again: as many as are read at once where reads are quick.
+pub const SPARE_BUFFERS_MAX: usize = 16;
 /// An upload whose peer takes no byte for this long is aborted.
 pub const UPLOAD_STALLED_AFTER: Duration = Duration::from_secs(10);
 /// A source that sends no byte for this long is replaced.

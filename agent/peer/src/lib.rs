@@ -31,6 +31,7 @@ mod metrics;
 mod options;
 mod reader;
 mod status;
+mod step;
 mod tracker_client;
 mod trust;
 mod view;

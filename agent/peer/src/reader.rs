@@ -19,7 +19,7 @@ use crate::cursor::Seat;
 use crate::driver::report::Command;
 use crate::exchange::budget::{ByteBudget, tie};
 use crate::handle::OpenError;
-use crate::pool;
+use crate::step;
 use crate::store::{Pin, Store, StoreError};
 use crate::view::{BlobView, Phase};
 
@@ -221,10 +221,12 @@ impl BlobReader {
         let len = loan
             .as_ref()
             .map_or_else(|| left.min(READ_FLOOR_BYTES), |loan| loan.bytes());
-        let (store, digest, at) = (self.store.clone(), self.info.digest, self.at);
-        let bytes = pool::run(move || store.read(&digest, at, len)).await?;
+        let bytes = step::read(&self.store, self.info.digest, self.at, len).await?;
         Ok(match loan {
-            Some(loan) => tie(bytes, loan),
+            Some(mut loan) => {
+                loan.cut_to(bytes.len());
+                tie(bytes, loan)
+            }
             None => bytes,
         })
     }

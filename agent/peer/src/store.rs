@@ -9,6 +9,7 @@
 //!
 //! docs/STORAGE.md draws the layout and tells what a crash at any moment leaves.
 
+mod buffers;
 mod claim;
 mod complete;
 pub mod disk;
@@ -42,6 +43,7 @@ pub use self::read::Recheck;
 pub use self::recover::RecoveryReport;
 pub use self::space::Usage;
 
+use self::buffers::Buffers;
 use self::disk::{DirLock, Disk};
 use self::facts::Facts;
 use self::index::{Durability, Index, IndexError, IndexOp, OpenIndex, RocksIndex};
@@ -106,6 +108,7 @@ struct Inner {
     index: Arc<dyn Index>,
     facts: Facts,
     shelf: Mutex<Shelf>,
+    buffers: Arc<Buffers>,
     /// Told whenever a claim, a passage or a writer ends.
     settled: Condvar,
     pieces_lost: AtomicU64,
@@ -141,6 +144,7 @@ impl Store {
             index,
             facts,
             shelf: Mutex::new(recovered.shelf),
+            buffers: Arc::default(),
             settled: Condvar::new(),
             pieces_lost: AtomicU64::new(0),
             read_errors: AtomicU64::new(0),

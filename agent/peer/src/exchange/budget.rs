@@ -28,6 +28,11 @@ impl Loan {
         self.permit.merge(other.permit);
     }
 
+    /// Gives back all but so many bytes.
+    pub(crate) fn cut_to(&mut self, bytes: usize) {
+        drop(self.permit.split(self.bytes().saturating_sub(bytes)));
+    }
+
     /// How many bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.permit.num_permits()
@@ -106,5 +111,15 @@ mod tests {
         let budget = ByteBudget::new(10);
         let loan = budget.borrow(100).await.expect("the budget is open");
         assert_eq!(loan.bytes(), 10);
+    }
+
+    #[test]
+    fn what_a_loan_is_cut_by_can_be_borrowed_by_others() {
+        let budget = ByteBudget::new(10);
+        let mut loan = budget.try_borrow(8).expect("the budget is whole");
+        loan.cut_to(3);
+        assert_eq!((loan.bytes(), budget.lent()), (3, 3));
+        loan.cut_to(9);
+        assert_eq!((loan.bytes(), budget.lent()), (3, 3));
     }
 }

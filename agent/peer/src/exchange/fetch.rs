@@ -7,6 +7,7 @@
 //! Not here: whom to ask, how many at once, what a failure costs the peer. Dropping the future is how a fetch is
 //! cancelled: the stream is stopped, the writer abandoned, the loan given back.
 
+use bytes::Bytes;
 use shoal_link::{AskStream, Link};
 use shoal_proto::limits::{
     ANSWER_DEADLINE, FETCH_BATCH_BYTES, FETCH_FLOOR_BYTES, FETCH_STALLED_AFTER,
@@ -24,6 +25,9 @@ use crate::pool;
 use crate::store::{PieceWriter, StoreError};
 use crate::trust::TrustError;
 use crate::view::{BlobView, Phase};
+
+/// Parts of a piece that are taken from a link at once: what one batch of datagrams carries.
+const FETCH_PARTS: usize = 64;
 
 /// One piece to be brought.
 #[derive(Debug)]
@@ -190,21 +194,25 @@ impl Drop for Taken {
 
 impl Intake {
     async fn take_all(&mut self, mut stream: AskStream) -> Result<(), FetchFailure> {
+        let mut parts = vec![Bytes::new(); FETCH_PARTS];
         loop {
-            let read = stream.recv.read_bytes(FETCH_FLOOR_BYTES);
-            let part = timeout(FETCH_STALLED_AFTER, read).await;
-            let Some(part) = part
+            let read = stream.recv.read_parts(&mut parts);
+            let read = timeout(FETCH_STALLED_AFTER, read).await;
+            let Some(count) = read
                 .map_err(|_| FetchFailure::TimedOut)?
                 .map_err(|_| FetchFailure::Lost)?
             else {
                 return Ok(());
             };
-            self.taken.bytes += part.len() as u64;
+            let come = &mut parts[..count];
+            self.taken.bytes += come.iter().map(|part| part.len() as u64).sum::<u64>();
             if self.taken.bytes > self.expected {
                 metrics::verify_failed(CheckedAt::Peer);
                 return Err(FetchFailure::Corrupt);
             }
-            pool::in_place(|| self.writer.write(&[part])).map_err(|error| store_failed(&error))?;
+            pool::in_place(|| self.writer.write(come)).map_err(|error| store_failed(&error))?;
+            // What is written is let go of before more is waited for.
+            come.fill(Bytes::new());
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::Exchange;
 use crate::metrics;
 use crate::pool;
+use crate::step;
 use crate::store::{Store, StoreError};
 
 /// How an upload ended.
@@ -157,8 +158,7 @@ async fn send(
         if at >= end {
             break;
         }
-        let store = store.clone();
-        step = pool::run(move || store.read(&digest, at, step_bytes(at, end))).await?;
+        step = step::read(store, digest, at, step_bytes(at, end)).await?;
     }
     sender.finish();
     upload.whole = true;

@@ -9,7 +9,6 @@
 
 use std::sync::atomic::Ordering;
 
-use shoal_proto::limits::READ_BYTES_MAX;
 use shoal_proto::{ByteRange, Digest, DigestHasher};
 
 use super::Store;
@@ -180,10 +179,8 @@ impl Store {
         hasher: &mut DigestHasher,
     ) -> Result<(), StoreError> {
         let file = self.file(&claim.digest, claim.incarnation)?;
-        file_range(&*file, range, READ_BYTES_MAX, &mut |bytes| {
-            hasher.update(&bytes)
-        })
-        .map_err(|e| self.io("read", &claim.digest, e))
+        file_range(&*file, range, &mut |bytes| hasher.update(bytes))
+            .map_err(|e| self.io("read", &claim.digest, e))
     }
 
     fn sync_file(&self, claim: &Claim) -> Result<(), StoreError> {

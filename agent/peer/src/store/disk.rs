@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 /// One name in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,17 @@ pub trait DiskFile: Debug + Send + Sync {
     }
     /// As many of `len` bytes as there are: fewer only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+    /// The same, into a buffer of the caller's: how many bytes of it are filled.
+    fn read_into(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.read_at(offset, into.len())?;
+        into[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+    /// Fills the buffer if that takes no waiting: [`io::ErrorKind::WouldBlock`] when the disk would have to be asked for any
+    /// of it, or when the filesystem cannot tell.
+    fn read_cached(&self, _offset: u64, _into: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
     /// All of the bytes.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// `fdatasync`: what was written is durable when this returns.
@@ -182,6 +193,36 @@ impl DiskFile for OsFile {
         Ok(bytes.into())
     }
 
+    fn read_into(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < into.len() {
+            match rustix::io::pread(&self.file, &mut into[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn read_cached(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < into.len() {
+            let (at, rest) = (offset + filled as u64, &mut into[filled..]);
+            let slices = &mut [IoSliceMut::new(rest)];
+            match rustix::io::preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT) {
+                Ok(0) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(read) => filled += read,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
@@ -211,6 +252,23 @@ mod tests {
         assert_eq!(file.read_at(8, 100).unwrap().len(), 2);
         assert_eq!(file.read_at(10, 1).unwrap().len(), 0);
         assert_eq!(file.len().unwrap(), 10);
+    }
+
+    #[test]
+    fn what_was_just_written_is_read_without_waiting_and_what_is_not_there_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("f"), 10).unwrap();
+        file.write_at(0, b"0123456789").unwrap();
+        let mut into = [0; 4];
+        match file.read_cached(3, &mut into) {
+            Ok(()) => assert_eq!(&into, b"3456"),
+            // A filesystem that cannot tell.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        let error = file.read_cached(8, &mut into).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(file.read_into(8, &mut into).unwrap(), 2);
+        assert_eq!(&into[..2], b"89");
     }
 
     #[test]

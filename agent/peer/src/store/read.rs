@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use shoal_proto::limits::{QUARANTINED_MAX, READ_BYTES_MAX};
+use shoal_proto::limits::{QUARANTINED_MAX, READ_BYTES_MAX, SERVE_STEP_BYTES};
 use shoal_proto::{Bitfield, ByteRange, Digest, PieceHash, PieceHasher, PieceIndex};
 
 use super::Store;
@@ -22,6 +22,9 @@ use super::index::{Durability, IndexOp};
 use super::layout::FileName;
 use super::record::{self, BlobRecord, RecordedState};
 use super::shelf::{Blob, Partial, RunningDigest, State};
+
+/// Bytes that are read and hashed at a time when a file is hashed again: they stay in the cache of one core.
+const HASH_STEP_BYTES: usize = 256 << 10;
 
 /// What a piece turned out to be when it was hashed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +72,35 @@ impl Store {
         }
     }
 
+    /// As [`read`](Self::read), but only what takes no waiting for the disk, and at most [`SERVE_STEP_BYTES`] of it; `None`
+    /// when something would have to be waited for, or went wrong that `read` will tell.
+    pub fn read_cached(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let (incarnation, losses, range, file) = {
+            let shelf = self.shelf();
+            let blob = shelf.blob(digest)?;
+            let range = held_range(blob, offset, len.min(SERVE_STEP_BYTES))?;
+            (blob.incarnation, blob.losses, range, blob.file.clone())
+        };
+        let (Some(file), false) = (file, range.is_empty()) else {
+            return Ok(None);
+        };
+        let len = usize::try_from(range.len()).unwrap_or(SERVE_STEP_BYTES);
+        let mut buffer = self.inner.buffers.take();
+        if file
+            .read_cached(range.start, buffer.first_mut(len))
+            .is_err()
+        {
+            return Ok(None);
+        }
+        let unchanged = self.shelf().same_blob(digest, incarnation)?.losses == losses;
+        Ok(unchanged.then(|| buffer.into_bytes()))
+    }
+
     fn read_failed(
         &self,
         digest: &Digest,
@@ -113,9 +145,9 @@ impl Store {
         };
         let file = self.file(digest, incarnation)?;
         let (mut hasher, mut bytes) = (PieceHasher::new(), Vec::new());
-        let read = file_range(&*file, range, READ_BYTES_MAX, &mut |part| {
-            hasher.update(&part);
-            bytes.push(part);
+        let read = file_range(&*file, range, &mut |part| {
+            hasher.update(part);
+            bytes.extend_from_slice(part);
         });
         if read.is_ok() && hasher.finish() == proof.hash {
             return Ok(Recheck::Sound);
@@ -189,19 +221,14 @@ impl Store {
     }
 
     /// Keeps the bytes for a person to look at, as far as there is room for that.
-    fn quarantine(&self, digest: &Digest, piece: PieceIndex, parts: &[Bytes]) {
+    fn quarantine(&self, digest: &Digest, piece: PieceIndex, bytes: &[u8]) {
         let (disk, layout) = (&self.inner.disk, &self.inner.layout);
         let kept = disk.list(&layout.quarantine()).and_then(|there| {
             if there.len() >= QUARANTINED_MAX {
                 return Ok(());
             }
             let file = disk.create(&layout.quarantined(digest, piece.get()), 0)?;
-            let mut at = 0;
-            for part in parts {
-                file.write_at(at, part)?;
-                at += part.len() as u64;
-            }
-            Ok(())
+            file.write_at(0, bytes)
         });
         tracing::warn!(digest = %digest.short(), piece = piece.get(), ?kept, "piece no longer matches its proof");
     }
@@ -253,24 +280,26 @@ fn held_range(blob: &Blob, offset: u64, len: usize) -> Result<ByteRange, StoreEr
     }
 }
 
-/// Reads a range in steps; a file that ends before it is an error.
+/// Reads a range in steps that stay in cache, through one buffer; a file that ends before it is an error.
 pub(super) fn file_range(
     file: &dyn DiskFile,
     range: ByteRange,
-    step_bytes: usize,
-    take: &mut dyn FnMut(Bytes),
+    take: &mut dyn FnMut(&[u8]),
 ) -> io::Result<()> {
+    let step_of = |left: u64| {
+        usize::try_from(left)
+            .unwrap_or(HASH_STEP_BYTES)
+            .min(HASH_STEP_BYTES)
+    };
+    let mut buffer = vec![0; step_of(range.len())];
     let mut at = range.start;
     while at < range.end {
-        let len = usize::try_from(range.end - at)
-            .unwrap_or(step_bytes)
-            .min(step_bytes);
-        let bytes = file.read_at(at, len)?;
-        if bytes.len() < len {
+        let step = &mut buffer[..step_of(range.end - at)];
+        if file.read_into(at, step)? < step.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        at += len as u64;
-        take(bytes);
+        at += step.len() as u64;
+        take(step);
     }
     Ok(())
 }
@@ -282,8 +311,6 @@ pub(super) fn hash_matches(
     hash: &PieceHash,
 ) -> io::Result<bool> {
     let mut hasher = PieceHasher::new();
-    file_range(file, range, READ_BYTES_MAX, &mut |bytes| {
-        hasher.update(&bytes)
-    })?;
+    file_range(file, range, &mut |bytes| hasher.update(bytes))?;
     Ok(hasher.finish() == *hash)
 }

@@ -101,7 +101,7 @@ async fn drained_member_leaves_no_task_and_a_store_that_was_closed_cleanly() {
     agent.knows_an_origin().await;
     let mut reader = agent.open(digest).await;
     let first = soon(reader.next()).await.unwrap().unwrap();
-    assert_eq!(first.len(), MIB);
+    assert!(!first.is_empty());
     until(|| async { agent.holds(&digest) == 5 }).await;
     agent.shutdown.cancel();
     let cut = soon(async {
