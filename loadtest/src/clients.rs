@@ -13,6 +13,7 @@ use serde::Serialize;
 use shoal_daemon::config::ByteSize;
 use shoal_proto::Digest;
 
+use crate::ballast::Ballast;
 use crate::cluster::config::RegistryEntry;
 use crate::cluster::containerd::{self, Containerd};
 use crate::cluster::folder::RunFolder;
@@ -32,8 +33,15 @@ const WARM_OVER_DIRECT_MAX: f64 = 1.05;
 const COLD_OVER_DIRECT_MAX: f64 = 1.10;
 const FIRST_BYTE_MAX: Duration = Duration::from_millis(5);
 const FIRST_BYTES: usize = 21;
-/// Layout, registry, origin, agent, containerd's content and its snapshot, and as much again in page cache on its way.
-const COPIES: u64 = 7;
+/// Layout, registry, origin, agent, containerd's content and its snapshot, the memory that
+/// is had at hand, and as much again in page cache on its way.
+const COPIES: u64 = 13;
+
+/// What a cold pull fills of the page cache: the stores of origin and agent, containerd's content and its snapshot. Memory
+/// is had at hand for as much before every pull, also one that fills less.
+const COPIES_OF_A_PULL: u64 = 4;
+/// That memory is given back over this time, in which a pull has not ended yet.
+const EBB: Duration = Duration::from_secs(15);
 
 /// What pulling through an agent costs a client.
 #[derive(Debug, Clone, clap::Args)]
@@ -73,6 +81,7 @@ struct Bench {
     /// With a folder of its own, which goes with it.
     cluster: Option<(Cluster, RunFolder)>,
     pulls: u32,
+    blob_bytes: u64,
 }
 
 /// Runs the pairs and judges them; an error is a gate that does not hold.
@@ -91,6 +100,7 @@ pub async fn run(args: ClientsArgs) -> Result<()> {
         registry: None,
         cluster: None,
         pulls: 0,
+        blob_bytes: args.blob.bytes() / 512 * 512,
     };
     let figures = tokio::select! {
         figures = Box::pin(bench.measure(&args)) => figures,
@@ -107,7 +117,7 @@ pub async fn run(args: ClientsArgs) -> Result<()> {
 
 impl Bench {
     async fn measure(&mut self, args: &ClientsArgs) -> Result<Figures> {
-        let blob_bytes = args.blob.bytes() / 512 * 512;
+        let blob_bytes = self.blob_bytes;
         self.folder.need(blob_bytes * COPIES)?;
         let layer = self.publish(blob_bytes).await?;
         self.start_cluster().await?;
@@ -210,9 +220,14 @@ impl Bench {
         };
         let host = format!("http://{host}");
         node.set_hosts(&registry.to_string(), &[&host], Some(&host))?;
+        let ballast = Ballast::take_on(&folder, self.blob_bytes * COPIES_OF_A_PULL).await?;
         // What was written before is not to be waited for in the middle of the pull.
         rustix::fs::sync();
-        let took = node.pull(&format!("{registry}/{REPOSITORY}:{TAG}")).await;
+        let image = format!("{registry}/{REPOSITORY}:{TAG}");
+        let took = tokio::select! {
+            took = node.pull(&image) => took,
+            failed = ballast.ebb(EBB) => match failed? {},
+        };
         node.stop().await?;
         drop(node);
         std::fs::remove_dir_all(&folder)?;

@@ -3,6 +3,7 @@
 //! Nothing depends on it. The daemons are run, not linked; only the simulator takes the tracker's directory as it is.
 //! A library, so that the tests of this package can use its parts; the binary is [`run`] behind a `main`.
 
+mod ballast;
 pub mod bench;
 pub mod clients;
 pub mod cluster;

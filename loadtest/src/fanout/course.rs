@@ -14,6 +14,7 @@ use super::outcome::{Account, Measured};
 use super::scenario::Scenario;
 use super::site::Site;
 use super::watch::Watch;
+use crate::ballast::Ballast;
 use crate::cluster::Member;
 use crate::network::machine::{self, MachineCpu};
 use crate::screen::Screen;
@@ -27,6 +28,7 @@ pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Re
     if scenario.warm {
         warm_up(screen, scenario, site).await?;
     }
+    let ballast = ballast(screen, scenario, site).await?;
     let act = screen.act(&format!(
         "{} clients pull {}",
         scenario.agents,
@@ -36,7 +38,7 @@ pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Re
     let before = Account::open(site).await?;
     let cpu = MachineCpu::now()?;
     let began = Instant::now();
-    let mut watch = Watch::new(screen, scenario, site, progress.clone(), began)?;
+    let mut watch = Watch::new(screen, scenario, site, progress.clone(), began)?.with(ballast);
     let starts = starts(scenario);
     let pulls = pulls(scenario, site, &starts, &progress, began);
     let deliveries = tokio::select! {
@@ -59,6 +61,18 @@ pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Re
         transfers: None,
         floor: None,
     })
+}
+
+/// Where links are not shaped, CPU is what is measured: the memory that the run will fill is made ready.
+async fn ballast(screen: &Screen, scenario: &Scenario, site: &Site) -> Result<Option<Ballast>> {
+    if scenario.link.rate().is_some() || scenario.warm {
+        return Ok(None);
+    }
+    let act = screen.act("have memory at hand for what will be stored");
+    let stores = scenario.agents as u64 + u64::from(!scenario.seeded);
+    let ballast = Ballast::take_on(site.folder(), scenario.bytes() * stores).await?;
+    act.done("");
+    Ok(Some(ballast))
 }
 
 /// When each client begins.

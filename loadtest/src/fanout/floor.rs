@@ -1,5 +1,6 @@
 //! What delivering a byte costs at the least, from bare parts: one hash of its piece, one of its blob, one write, one
-//! read and its way over HTTP. The QUIC transfer is measured apart, over the links.
+//! read and its way over HTTP. The QUIC transfer is measured apart, over the links. Where the image comes from an upstream,
+//! the origin's intake is a part too, shared by all agents: taking it over HTTP, both hashes, one write.
 //!
 //! What for: a figure beside the product's that was measured on the same machine in the same minute. What not for: an
 //! ideal; each part is done as the product does it, once and with nothing around it.
@@ -38,12 +39,23 @@ pub(super) struct Floor {
     pub(super) write: f64,
     /// Reading and sending; what the client takes is not in it.
     pub(super) read_and_serve: f64,
+    /// What taking a byte over HTTP costs him who takes it.
+    pub(super) take: f64,
 }
 
 impl Floor {
-    /// Everything but the transfer.
-    pub(super) fn sum(&self) -> f64 {
-        self.piece_hash + self.blob_hash + self.write + self.read_and_serve
+    /// What every agent does, but for the transfer.
+    pub(super) fn delivery(&self) -> f64 {
+        self.store() + self.read_and_serve
+    }
+
+    /// What an origin does once, for all agents.
+    pub(super) fn intake(&self) -> f64 {
+        self.take + self.store()
+    }
+
+    fn store(&self) -> f64 {
+        self.piece_hash + self.blob_hash + self.write
     }
 }
 
@@ -52,7 +64,7 @@ pub(super) async fn measure(space: &str, folder: PathBuf) -> Result<Floor> {
     let path = folder.join("blob");
     let file = path.clone();
     let mut floor = tokio::task::spawn_blocking(move || parts(&file)).await??;
-    floor.read_and_serve = serve(space, File::open(&path)?).await?;
+    (floor.read_and_serve, floor.take) = serve(space, File::open(&path)?).await?;
     std::fs::remove_file(&path)?;
     Ok(floor)
 }
@@ -82,19 +94,24 @@ fn parts(path: &PathBuf) -> Result<Floor> {
         std::hint::black_box(hasher.finish());
         Ok(())
     })?;
-    let file = File::create(path).with_context(|| format!("{}", path.display()))?;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BYTES)?;
-    let write = cost(|| {
+    let write = || {
+        let file = File::create(path)?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BYTES)?;
         for at in 0..steps {
             file.write_all_at(&step, at * step.len() as u64)?;
         }
         file.sync_data()
-    })?;
+    };
+    // Once for memory that is at hand (see [`crate::ballast`]), and once for the figure.
+    write().with_context(|| format!("{}", path.display()))?;
+    std::fs::remove_file(path)?;
+    let write = cost(write)?;
     Ok(Floor {
         piece_hash,
         blob_hash,
         write,
         read_and_serve: 0.0,
+        take: 0.0,
     })
 }
 
@@ -109,7 +126,8 @@ fn per_gib(cpu: Duration) -> f64 {
     cpu.as_secs_f64() / (BYTES as f64 / GIB)
 }
 
-async fn serve(space: &str, file: File) -> Result<f64> {
+/// What both ends of one download cost: him who gives, and him who takes.
+async fn serve(space: &str, file: File) -> Result<(f64, f64)> {
     let (server, taker) = (Room::enter(space)?, Room::enter(space)?);
     let listening = server.run(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -117,14 +135,18 @@ async fn serve(space: &str, file: File) -> Result<f64> {
         Ok::<_, std::io::Error>((listener, address))
     });
     let (listener, address) = listening.await??;
-    let before = server.cpu().await?;
+    let before = (server.cpu().await?, taker.cpu().await?);
     let serving = server.run(answer(listener, file));
     let taking = taker.run(take(address));
     tokio::select! {
         taken = taking => taken??,
         ended = serving => ended??,
     }
-    Ok(per_gib(server.cpu().await?.saturating_sub(before)))
+    let after = (server.cpu().await?, taker.cpu().await?);
+    Ok((
+        per_gib(after.0.saturating_sub(before.0)),
+        per_gib(after.1.saturating_sub(before.1)),
+    ))
 }
 
 fn answer(listener: TcpListener, file: File) -> impl Future<Output = Result<()>> + Send {

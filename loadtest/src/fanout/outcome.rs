@@ -158,12 +158,18 @@ impl Measured {
         };
         note(report, "transfer_cpu_s_per_gib", transfer.cpu_s_per_gib());
         if let Some(floor) = &self.floor {
-            let sum = transfer.cpu_s_per_gib() + floor.sum();
+            let intake = if scenario.seeded {
+                0.0
+            } else {
+                floor.intake() / scenario.agents as f64
+            };
+            let sum = transfer.cpu_s_per_gib() + floor.delivery() + intake;
             for (key, value) in [
                 ("floor_piece_hash_s_per_gib", floor.piece_hash),
                 ("floor_blob_hash_s_per_gib", floor.blob_hash),
                 ("floor_write_s_per_gib", floor.write),
                 ("floor_read_and_serve_s_per_gib", floor.read_and_serve),
+                ("floor_intake_s_per_gib", intake),
                 ("floor_cpu_s_per_gib", sum),
                 ("cpu_over_floor", cpu / delivered / sum),
             ] {

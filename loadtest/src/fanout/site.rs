@@ -67,7 +67,9 @@ impl Site {
             screen.aside(&format!("kept: {}", folder.path().display()));
         }
         let stores = scenario.agents as u64 + 2;
-        folder.need(scenario.bytes() * stores)?;
+        // Where memory is had at hand, that takes half as much again as the stores.
+        let ballast = scenario.link.rate().map_or(stores * 3 / 2, |_| 0);
+        folder.need(scenario.bytes() * (stores + ballast))?;
         let act = screen.act("make the image");
         let (seed, sizes) = (scenario.seed, scenario.layers.clone());
         let image = tokio::task::spawn_blocking(move || Image::of_sizes(seed, &sizes)).await?;
@@ -206,6 +208,11 @@ impl Site {
         let member = Member::new(&name, "shoal-agent", &folder, addresses, &config, &options)?;
         let room = self.rooms.get(index).context("a room for each agent")?;
         Ok(member.inside(self.network.space(&name), Arc::clone(room)))
+    }
+
+    /// Where everything of this run lies.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What the client of the agent with this index asks.

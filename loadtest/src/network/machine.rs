@@ -53,6 +53,21 @@ impl MachineCpu {
     }
 }
 
+/// Bytes of memory that processes can still have without anything being swapped out.
+///
+/// # Errors
+/// No /proc.
+pub fn memory_available() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    parse_available(&text).context("/proc/meminfo does not tell what is available")
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let kib = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
 /// CPU time that a process has taken, with all its threads.
 ///
 /// # Errors
@@ -110,6 +125,14 @@ mod tests {
         // 50 + 20 + 10 + 10 of 200.
         assert!((after.busy_since(before) - 0.45).abs() < 1e-9);
         assert_eq!(MachineCpu::parse("intr 1"), None);
+    }
+
+    #[test]
+    fn memory_that_is_available_is_told_in_bytes() {
+        let meminfo = "MemTotal:       24691668 kB\nMemAvailable:   22998100 kB\n";
+        assert_eq!(parse_available(meminfo), Some(22_998_100 * 1024));
+        assert_eq!(parse_available("MemTotal: 1 kB\n"), None);
+        assert!(memory_available().is_ok());
     }
 
     #[test]
