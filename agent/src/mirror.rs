@@ -78,7 +78,7 @@ pub struct Mirror {
     /// This agent is its own origin, so that it never has to look for one.
     seeded: bool,
     guarded: Guarded,
-    pulse: Pulse,
+    pulse: Arc<Pulse>,
     started: Arc<Started>,
     recent: Arc<Recent>,
     room: Arc<Semaphore>,
@@ -103,7 +103,7 @@ impl Mirror {
                 .unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
             seeded: false,
             guarded: Guarded::new(callers),
-            pulse: Pulse::default(),
+            pulse: Arc::default(),
             started: Arc::default(),
             recent: Arc::default(),
             room: Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX)),
@@ -255,6 +255,7 @@ impl Mirror {
                         source,
                         head,
                         headers,
+                        chooses_once: chooses_once(parts),
                     },
                     seen,
                 )

@@ -6,6 +6,8 @@
 //! not have the blob (`guarded`).
 //! Not here: where the bytes come from (`shoal_peer`).
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
@@ -22,10 +24,10 @@ use super::Mirror;
 use super::multipart::multipart;
 use super::name::RegistryName;
 use super::observe::{FirstFrom, Observation};
-use super::pour::{HeldBefore, Opener, Pour, PourError};
+use super::pour::{CutShort, HeldBefore, Opener, Pour, PourError};
 use super::pulse::Patience;
 use super::range::{self, Selection};
-use super::reply::{CONTENT_DIGEST, Failure, Fallthrough};
+use super::reply::{CONTENT_DIGEST, Failure, Fallthrough, Kind};
 
 /// A blob as a client asked for it.
 #[derive(Debug)]
@@ -35,6 +37,19 @@ pub(crate) struct BlobAsk<'a> {
     pub(crate) source: Source,
     pub(crate) head: bool,
     pub(crate) headers: &'a HeaderMap,
+    /// The client keeps to whoever gave it the manifest, and comes back to it while it is only broken.
+    pub(crate) chooses_once: bool,
+}
+
+impl BlobAsk<'_> {
+    /// What the client is told, so that it goes elsewhere and soon.
+    fn told(&self, failure: Failure) -> Failure {
+        if self.chooses_once {
+            failure.for_good(Kind::Blob)
+        } else {
+            failure
+        }
+    }
 }
 
 /// A blob that can be answered for: what of it, and the reader that has given its first bytes.
@@ -81,7 +96,7 @@ impl Mirror {
         };
         if let Err(failure) = self.admit(&ask, patience).await {
             failed(&failure);
-            return refuse(&failure, &mut seen);
+            return refuse(&ask.told(failure), &mut seen);
         }
         if ask.head {
             let asked = self.handle.stat(ask.digest, ask.source.clone());
@@ -105,7 +120,7 @@ impl Mirror {
                     let failure = Failure::of_open(&error);
                     failed(&failure);
                     self.guarded.learn_from(ask.registry, &failure);
-                    refuse(&failure, &mut seen)
+                    refuse(&ask.told(failure), &mut seen)
                 }
             };
         }
@@ -114,7 +129,7 @@ impl Mirror {
         match prepared.unwrap_or_else(|_| Err(Failure::late())) {
             Ok(prepared) => match self.admit(&ask, patience).await {
                 Ok(()) => self.answer_with(prepared, ask, held, seen),
-                Err(failure) => refuse(&failure, &mut seen),
+                Err(failure) => refuse(&ask.told(failure), &mut seen),
             },
             Err(failure) => {
                 failed(&failure);
@@ -125,7 +140,7 @@ impl Mirror {
                         seen.cut(&failure);
                         response
                     }
-                    None => refuse(&failure, &mut seen),
+                    None => refuse(&ask.told(failure), &mut seen),
                 }
             }
         }
@@ -152,6 +167,15 @@ impl Mirror {
         held: &HeldBefore,
         wanted: Option<&str>,
     ) -> Result<Prepared, Failure> {
+        let given_up = self
+            .pulse
+            .has_given_up(ask.registry, &ask.digest, Instant::now());
+        if given_up && !held.is_complete() {
+            return Err(Failure::broken(
+                Fallthrough::NoSource,
+                "this blob was begun a moment ago, and nobody who has the rest could be reached",
+            ));
+        }
         let first = match self.length_before(ask, held, wanted).await? {
             Some(blob_bytes) => match range::select(wanted, blob_bytes) {
                 Selection::Unsatisfiable => return Ok(Prepared::unsatisfiable(blob_bytes)),
@@ -265,8 +289,8 @@ impl Mirror {
             digest,
             source: ask.source,
         };
-        let open = self.started.enter(digest, blob_bytes);
-        let mut pour = Pour::new(stretches, opener, held, seen, open);
+        let end = self.cut_short(ask.registry, digest, blob_bytes);
+        let mut pour = Pour::new(stretches, opener, held, seen, end);
         if let Some((reader, range, first)) = reader {
             // The text before the first part goes out first: its range is opened again, from what is held now.
             pour = if several {
@@ -284,6 +308,16 @@ impl Mirror {
             insert(&mut response, CONTENT_RANGE, &shown);
         }
         response
+    }
+
+    /// Who is to hear of it when an answer that begins now is cut short.
+    fn cut_short(&self, registry: &RegistryName, digest: Digest, blob_bytes: u64) -> CutShort {
+        CutShort {
+            open: self.started.enter(digest, blob_bytes),
+            pulse: Arc::clone(&self.pulse),
+            registry: registry.clone(),
+            digest,
+        }
     }
 
     /// A head without a body, where a status would end the client's whole pull.

@@ -5,6 +5,7 @@
 //! Not here: which ranges (`range`), and what stands before the body (`blob`).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -12,9 +13,12 @@ use futures_util::stream;
 use shoal_peer::store::StoredBlob;
 use shoal_peer::{BlobReader, Handle, OpenError, ReadError};
 use shoal_proto::wire::Source;
-use shoal_proto::{ByteRange, Digest};
+use shoal_proto::{ByteRange, Digest, FailReason};
+use tokio::time::Instant;
 
+use super::name::RegistryName;
 use super::observe::{FirstFrom, Observation};
+use super::pulse::Pulse;
 use super::started::OpenAnswer;
 
 /// What a body is made of.
@@ -35,6 +39,19 @@ pub(crate) enum PourError {
     Short,
 }
 
+impl PourError {
+    /// Nobody gave the next byte for a long time.
+    fn is_for_want_of_sources(&self) -> bool {
+        let no_source = |reason: &FailReason| matches!(reason, FailReason::NoSource);
+        match self {
+            Self::Open(OpenError::Failed { reason, .. }) => no_source(reason),
+            Self::Read(ReadError::Failed { reason, .. }) => no_source(reason),
+            Self::Open(OpenError::NoOrigin) | Self::Read(ReadError::Stalled { .. }) => true,
+            Self::Open(_) | Self::Read(_) | Self::Short => false,
+        }
+    }
+}
+
 /// How to come by further readers of the same blob.
 #[derive(Debug)]
 pub(crate) struct Opener {
@@ -51,6 +68,25 @@ struct Under {
     end: u64,
 }
 
+/// Who must hear that a body was cut short, for when its client comes back.
+#[derive(Debug)]
+pub(crate) struct CutShort {
+    pub(crate) open: OpenAnswer,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) registry: RegistryName,
+    pub(crate) digest: Digest,
+}
+
+impl CutShort {
+    fn tell(&self, error: &PourError, offset: u64) {
+        self.open.was_cut(offset);
+        if error.is_for_want_of_sources() {
+            self.pulse
+                .gave_up(&self.registry, self.digest, Instant::now());
+        }
+    }
+}
+
 /// What this node held of a blob when it was asked for it.
 #[derive(Debug)]
 pub(crate) struct HeldBefore(Option<StoredBlob>);
@@ -62,6 +98,10 @@ impl HeldBefore {
 
     pub(crate) fn blob_bytes(&self) -> Option<u64> {
         self.0.as_ref().map(|blob| blob.info.geometry.blob_bytes())
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.as_ref().is_some_and(|blob| blob.complete)
     }
 
     /// Whether the byte at `offset`, and with it its whole piece, was held.
@@ -87,7 +127,7 @@ pub(crate) struct Pour {
     opener: Opener,
     held: HeldBefore,
     seen: Observation,
-    open: OpenAnswer,
+    end: CutShort,
 }
 
 impl Pour {
@@ -96,7 +136,7 @@ impl Pour {
         opener: Opener,
         held: HeldBefore,
         seen: Observation,
-        open: OpenAnswer,
+        end: CutShort,
     ) -> Self {
         Self {
             stretches: stretches.into_iter().collect(),
@@ -105,7 +145,7 @@ impl Pour {
             opener,
             held,
             seen,
-            open,
+            end,
         }
     }
 
@@ -141,8 +181,8 @@ impl Pour {
                     None
                 }
                 Err(error) => {
-                    pour.open
-                        .was_cut(pour.under.as_ref().map_or(0, |under| under.at));
+                    let at = pour.under.as_ref().map_or(0, |under| under.at);
+                    pour.end.tell(&error, at);
                     pour.seen.cut(&error);
                     Some((Err(error), None))
                 }

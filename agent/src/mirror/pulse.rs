@@ -5,23 +5,42 @@
 //! little time, until one is answered or the silence is old enough for a patient question.
 //! Not here: whether an origin is alive (`shoal_peer`); a silence says only that it did not answer us.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
+use shoal_proto::Digest;
 use shoal_proto::limits::{
-    HTTP_ANSWER_DEADLINE, HTTP_SILENCE_AFTER, HTTP_SILENCE_HOLD, HTTP_SILENT_DEADLINE,
+    HTTP_ANSWER_DEADLINE, HTTP_CONNECTIONS_MAX, HTTP_SILENCE_AFTER, HTTP_SILENCE_HOLD,
+    HTTP_SILENT_DEADLINE,
 };
 use tokio::time::Instant;
 
 use super::name::RegistryName;
 use super::reply::{Failure, Fallthrough};
 
-/// The silences that are remembered: at most one for each registry of the allow-list.
+/// The silences that are remembered: at most one for each registry of the allow-list, with no more blobs than there are
+/// connections on which one could be given up.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
-    until: Mutex<HashMap<RegistryName, Instant>>,
+    silences: Mutex<HashMap<RegistryName, Silence>>,
+}
+
+/// No origin has answered about a registry since.
+#[derive(Debug)]
+struct Silence {
+    until: Instant,
+    given_up: BTreeSet<Digest>,
+}
+
+impl Silence {
+    fn from(now: Instant) -> Self {
+        Self {
+            until: now + HTTP_SILENCE_HOLD,
+            given_up: BTreeSet::new(),
+        }
+    }
 }
 
 /// One question about a registry: asked when, and with how much patience.
@@ -45,7 +64,11 @@ impl Pulse {
         orphan: bool,
         asked: Instant,
     ) -> Patience {
-        let silent = self.with(|until| until.get(registry).is_some_and(|until| asked < *until));
+        let silent = self.with(|silences| {
+            silences
+                .get(registry)
+                .is_some_and(|silence| asked < silence.until)
+        });
         let within = if silent || orphan {
             HTTP_SILENT_DEADLINE
         } else {
@@ -56,7 +79,7 @@ impl Pulse {
 
     /// An origin answered, were it with a no.
     pub(crate) fn answered(&self, registry: &RegistryName) {
-        self.with(|until| until.remove(registry));
+        self.with(|silences| silences.remove(registry));
     }
 
     /// A question came to nothing. Only patience that was tried counts, so that short questions do not prolong a silence.
@@ -74,12 +97,49 @@ impl Pulse {
                 || now.saturating_duration_since(patience.asked) >= HTTP_SILENCE_AFTER)
         {
             tracing::info!(%registry, %failure, "no answer about a registry: for a while, its requests wait less");
-            self.with(|until| until.insert(registry.clone(), now + HTTP_SILENCE_HOLD));
+            self.silence(registry, now, |_| ());
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<RegistryName, Instant>) -> T) -> T {
-        act(&mut self.until.lock().unwrap_or_else(PoisonError::into_inner))
+    /// An answer was cut short after a long wait for its next byte.
+    pub(crate) fn gave_up(&self, registry: &RegistryName, digest: Digest, now: Instant) {
+        tracing::info!(%registry, digest = %digest.short(), "a blob was given up: for a while it is not begun again, and requests about its registry wait less");
+        self.silence(registry, now, |silence| {
+            if silence.given_up.len() < HTTP_CONNECTIONS_MAX {
+                silence.given_up.insert(digest);
+            }
+        });
+    }
+
+    /// Whether a blob was given up in a silence that still lasts: what of it is here would be a beginning without an end.
+    pub(crate) fn has_given_up(
+        &self,
+        registry: &RegistryName,
+        digest: &Digest,
+        now: Instant,
+    ) -> bool {
+        self.with(|silences| {
+            silences
+                .get(registry)
+                .is_some_and(|silence| now < silence.until && silence.given_up.contains(digest))
+        })
+    }
+
+    fn silence(&self, registry: &RegistryName, now: Instant, act: impl FnOnce(&mut Silence)) {
+        self.with(|silences| {
+            let silence = silences
+                .entry(registry.clone())
+                .or_insert_with(|| Silence::from(now));
+            if silence.until <= now {
+                *silence = Silence::from(now);
+            }
+            silence.until = now + HTTP_SILENCE_HOLD;
+            act(silence);
+        });
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<RegistryName, Silence>) -> T) -> T {
+        act(&mut self.silences.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -144,6 +204,26 @@ mod tests {
         let unreachable = Failure::broken(Fallthrough::NoOrigin, "");
         pulse.failed(&registry("a.io"), patience, &unreachable, now);
         assert_eq!(within(&pulse, "a.io", now), HTTP_SILENT_DEADLINE);
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_begun_again_until_an_origin_answers_or_the_silence_is_over() {
+        let (pulse, now) = (Pulse::default(), Instant::now());
+        let (one, other) = (Digest::Sha256([1; 32]), Digest::Sha256([2; 32]));
+        let given_up =
+            |name: &str, blob: &Digest, now| pulse.has_given_up(&registry(name), blob, now);
+        pulse.gave_up(&registry("a.io"), one, now);
+        assert_eq!(within(&pulse, "a.io", now), HTTP_SILENT_DEADLINE);
+        assert!(given_up("a.io", &one, now));
+        assert!(!given_up("a.io", &other, now) && !given_up("b.io", &one, now));
+        let later = now + HTTP_SILENCE_HOLD;
+        assert!(!given_up("a.io", &one, later));
+        assert_eq!(within(&pulse, "a.io", later), HTTP_ANSWER_DEADLINE);
+        // A new silence knows nothing of what was given up in an older one.
+        pulse.gave_up(&registry("a.io"), other, later);
+        assert!(!given_up("a.io", &one, later) && given_up("a.io", &other, later));
+        pulse.answered(&registry("a.io"));
+        assert!(!given_up("a.io", &other, later));
     }
 
     #[test]

@@ -256,6 +256,18 @@ impl Failure {
         }
     }
 
+    /// The same to a client that would come back to who is only broken: there is nothing for it here.
+    pub(crate) fn for_good(self, kind: Kind) -> Self {
+        if self.status != StatusCode::SERVICE_UNAVAILABLE {
+            return self;
+        }
+        Self {
+            status: StatusCode::NOT_FOUND,
+            code: kind.unknown(),
+            ..self
+        }
+    }
+
     pub(crate) fn to_response(&self) -> Response<Body> {
         let body = json!({ "errors": [{ "code": self.code.as_str(), "message": format!("shoal: {}", self.message) }] });
         let mut response = json_response(self.status, body.to_string());

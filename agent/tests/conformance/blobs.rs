@@ -254,6 +254,31 @@ async fn each_refusal_of_an_origin_becomes_404_or_503() {
     world.end().await;
 }
 
+/// dockerd comes back to a mirror that is broken, five times and later each time, and leaves one that does not have a blob.
+#[tokio::test]
+async fn a_blob_that_cannot_be_had_is_404_to_a_client_that_keeps_to_one_source() {
+    let world = World::start().await;
+    let digest = world.upstream.blob(&specimen(15, 100));
+    let bound = world.agent.bound_addrs()[0].1;
+    world
+        .upstream
+        .refuse(Some(Refusal::new(RefusalCode::Unavailable)));
+    for (addr, path) in [
+        (bound, format!("/v2/app/blobs/{digest}")),
+        (world.addr, format!("/v2/registry.test/app/blobs/{digest}")),
+    ] {
+        let reply = get(addr, &path, &["Range: bytes=7-"]).await;
+        assert_eq!(
+            (reply.status, reply.oci_code().as_str()),
+            (404, "BLOB_UNKNOWN"),
+            "{path}"
+        );
+        assert_eq!(head(addr, &path, &[]).await.status, 404, "{path}");
+    }
+    assert_eq!(get(world.addr, &of(&digest), &[]).await.status, 503);
+    world.end().await;
+}
+
 #[tokio::test]
 async fn thirteen_blobs_on_thirteen_connections_come_together() {
     let world = World::start().await;
