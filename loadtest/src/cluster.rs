@@ -6,6 +6,7 @@
 //! [`Cluster`].
 
 pub mod browser;
+pub mod c_image;
 pub mod client;
 pub mod config;
 pub mod containerd;
@@ -17,6 +18,7 @@ pub mod measure;
 pub mod needs;
 pub mod ports;
 pub mod process;
+pub mod puller;
 pub mod registry;
 pub mod trial;
 pub mod upstream;

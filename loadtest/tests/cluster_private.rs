@@ -8,11 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
+use shoal_loadtest::cluster::c_image::{CImage, check_copied};
 use shoal_loadtest::cluster::config::RegistryEntry;
 use shoal_loadtest::cluster::containerd::{self, Containerd};
-use shoal_loadtest::cluster::trial::{REPOSITORY, TAG, Trial, downloaded, ready, ready_with};
+use shoal_loadtest::cluster::needs;
+use shoal_loadtest::cluster::trial::{
+    REPOSITORY, TAG, Trial, downloaded, printed, ready, ready_with,
+};
 use shoal_loadtest::cluster::upstream::{CHALLENGE, Upstream};
-use shoal_loadtest::cluster::{needs, process};
 use shoal_loadtest::demo::install;
 use shoal_loadtest::workload::Image;
 use tokio::time::timeout;
@@ -257,41 +260,22 @@ async fn what_print_says_for_podman_makes_skopeo_ask_the_agent_first() {
     let images = Images::new();
     let trial = begin(&images, "public").await;
     let agent = &trial.cluster.agents[0];
-    let config = agent.config_file();
-    let config = config.to_str().expect("utf-8");
-    let print = ["--config", config, "print", "podman"];
-    let text = process::run(agent.program(), &print, WITHIN)
-        .await
-        .expect("prints");
-    let file = trial.folder.path().join("registries.conf");
-    fs::write(&file, text).expect("written");
-    let skopeo = needs::SKOPEO.path().expect("found");
+    let told = printed(agent, "podman").await.expect("prints");
+    let folder = trial.folder.sub("c").expect("a folder");
+    let place = CImage::new(&folder, &told).expect("written");
     let copy = async |repository: &str, creds: &[&str]| {
-        let from = format!("docker://{}/{repository}:{TAG}", trial.upstream.address());
-        let to = trial.folder.path().join(repository.replace('/', "-"));
-        let to = format!("dir:{}", to.display());
-        let file = file.to_str().expect("utf-8");
-        let mut args = vec![
-            "--registries-conf",
-            file,
-            "--insecure-policy",
-            "copy",
-            "--quiet",
-        ];
-        args.extend(creds);
-        args.extend([from.as_str(), to.as_str()]);
-        process::run(&skopeo, &args, WITHIN).await
+        let from = format!("{}/{repository}:{TAG}", trial.upstream.address());
+        let name = repository.replace('/', "-");
+        place.skopeo_copy(&from, &name, creds).await
     };
-    copy(REPOSITORY, &[])
-        .await
-        .expect("copies through the agent");
+    let copied = copy(REPOSITORY, &[]).await;
+    check_copied(&copied.expect("copies through the agent"), &images.open).expect("whole");
     assert_eq!(
         downloaded(agent).await.expect("counts"),
         images.open.blob_bytes()
     );
-    copy(TEAM, &["--src-creds", ONE])
-        .await
-        .expect("copies past the agent");
+    let copied = copy(TEAM, &["--src-creds", ONE]).await;
+    check_copied(&copied.expect("copies past the agent"), &images.team).expect("whole");
     assert_eq!(
         downloaded(agent).await.expect("counts"),
         images.open.blob_bytes()

@@ -168,6 +168,16 @@ impl Containerd {
         Ok(started.elapsed())
     }
 
+    /// The digest of what an image's name stands for here.
+    pub async fn image_digest(&self, image: &str) -> Result<String> {
+        let filter = format!("name=={image}");
+        let said = self.ctr(&["images", "ls", &filter], ASK_WITHIN).await?;
+        let digest = said
+            .split_whitespace()
+            .find(|word| word.starts_with("sha256:"));
+        Ok(digest.context("no such image")?.to_owned())
+    }
+
     /// Has the CRI plugin pull, as a kubelet does; returns the image's id.
     pub async fn cri_pull(&self, image: &str, auth: Option<cri::AuthConfig>) -> Result<String> {
         cri::pull_image(&self.socket(), image, auth, CRI_PULL_WITHIN).await

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -31,9 +31,11 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// Starts one with everything below `folder`, a short path, and these mirrors of docker.io.
-    pub async fn start(folder: &Path, mirrors: &[&str]) -> Result<Self> {
-        let config = json!({
+    /// Starts one with everything below `folder`, a short path. `told` is a piece of its configuration, as
+    /// `shoal-agent print dockerd` prints it: dockerd refuses a key that it does not know. `next` are mirrors of
+    /// docker.io after those that it names.
+    pub async fn start(folder: &Path, told: &str, next: &[&str]) -> Result<Self> {
+        let mut config = json!({
             "bridge": "none",
             "data-root": folder.join("root"),
             "exec-root": folder.join("exec"),
@@ -43,10 +45,14 @@ impl Dockerd {
             "ip-masq": false,
             "iptables": false,
             "pidfile": folder.join("pid"),
-            "registry-mirrors": mirrors,
             "storage-driver": "vfs",
             "userland-proxy": false,
         });
+        let told: serde_json::Map<String, Value> = serde_json::from_str(told)?;
+        config.as_object_mut().context("an object")?.extend(told);
+        let mirrors = &mut config["registry-mirrors"];
+        let mirrors = mirrors.as_array_mut().context("no mirrors")?;
+        mirrors.extend(next.iter().map(|mirror| json!(mirror)));
         let file = folder.join("daemon.json");
         fs::write(&file, config.to_string())?;
         let args = ["--config-file".into(), file.into()];

@@ -19,6 +19,7 @@ use crate::workload::Image;
 
 /// How often a condition is looked at while a test waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+const PRINT_WITHIN: Duration = Duration::from_secs(20);
 /// Lines of each log that a failed trial shows.
 const LOG_LINES: usize = 25;
 
@@ -133,6 +134,14 @@ impl Drop for Trial {
             }
         }
     }
+}
+
+/// What `shoal-agent print CLIENT` says: a piece of that client's own configuration.
+pub async fn printed(agent: &Member, client: &str) -> Result<String> {
+    let config = agent.config_file();
+    let config = config.to_str().context("a path that is not UTF-8")?;
+    let words = ["--config", config, "print", client];
+    process::run(agent.program(), &words, PRINT_WITHIN).await
 }
 
 /// Bytes that an agent took from the swarm, by its own count.

@@ -3,20 +3,11 @@
 use shoal_loadtest::cluster::config::RegistryEntry;
 use shoal_loadtest::cluster::dockerd::Dockerd;
 use shoal_loadtest::cluster::needs::DOCKERD;
-use shoal_loadtest::cluster::process;
-use shoal_loadtest::cluster::trial::{REPOSITORY, TAG, Trial, downloaded, ready_with};
+use shoal_loadtest::cluster::trial::{REPOSITORY, TAG, Trial, downloaded, printed, ready_with};
 use shoal_loadtest::cluster::upstream::Upstream;
 use shoal_loadtest::workload::Image;
 
-use crate::{MIB, WITHIN};
-
-/// The keys that we tell dockerd, and no other.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Told {
-    #[serde(rename = "registry-mirrors")]
-    mirrors: Vec<String>,
-}
+use crate::MIB;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dockerd_pulls_from_docker_io_through_the_port_that_stands_for_it() {
@@ -36,22 +27,10 @@ async fn dockerd_pulls_from_docker_io_through_the_port_that_stands_for_it() {
         .await
         .expect("starts");
     let agent = &trial.cluster.agents[0];
-    // What `print dockerd` says is what dockerd is told.
-    let config = agent.config_file();
-    let words = [
-        "--config",
-        config.to_str().expect("utf-8"),
-        "print",
-        "dockerd",
-    ];
-    let said = process::run(agent.program(), &words, WITHIN)
-        .await
-        .expect("prints");
-    let said: Told = serde_json::from_str(&said).expect("a daemon.json");
-    let mirrors: Vec<&str> = said.mirrors.iter().map(String::as_str).collect();
-    assert_eq!(mirrors, [format!("http://{}", agent.addresses().bound)]);
+    // dockerd itself refuses a key that it does not know.
+    let told = printed(agent, "dockerd").await.expect("prints");
     let folder = trial.folder.sub("d").expect("a folder");
-    let mut docker = Dockerd::start(&folder, &mirrors).await.expect("starts");
+    let mut docker = Dockerd::start(&folder, &told, &[]).await.expect("starts");
     // A short name is made long by dockerd itself.
     for (name, image) in [(REPOSITORY, &image), ("app", &short)] {
         docker.pull(name, TAG).await.expect("pulls");

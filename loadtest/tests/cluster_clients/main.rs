@@ -9,7 +9,6 @@ mod containerd;
 mod docker;
 mod skopeo;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoal_loadtest::cluster::trial::{REPOSITORY, TAG};
@@ -25,15 +24,4 @@ async fn upstream_with_index(image: &Image) -> Upstream {
         .with_image(REPOSITORY, "child", image)
         .with_manifest(REPOSITORY, TAG, INDEX_MEDIA_TYPE, &image.index());
     Upstream::serve(shelf).await.expect("starts")
-}
-
-/// A `registries.conf` in which `registry` has one mirror.
-fn registries_conf(folder: &Path, registry: &str, mirror: &str, more: &str) -> PathBuf {
-    let file = folder.join("registries.conf");
-    let text = format!(
-        "[[registry]]\nlocation = \"{registry}\"\ninsecure = true\n{more}\n\
-         [[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n"
-    );
-    std::fs::write(&file, text).expect("written");
-    file
 }

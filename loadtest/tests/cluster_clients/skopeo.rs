@@ -1,15 +1,14 @@
 //! skopeo, whose library is that of podman, CRI-O and buildah: no `ns`, six Accept lines, mirrors by path or by port.
 
-use std::path::Path;
-
+use shoal_loadtest::cluster::c_image::{CImage, check_copied};
 use shoal_loadtest::cluster::config::RegistryEntry;
 use shoal_loadtest::cluster::needs::{self, SKOPEO};
 use shoal_loadtest::cluster::process;
-use shoal_loadtest::cluster::trial::{REPOSITORY, TAG, Trial, downloaded, ready};
+use shoal_loadtest::cluster::trial::{REPOSITORY, TAG, Trial, downloaded, printed, ready};
 use shoal_loadtest::cluster::upstream::{Shelf, Upstream};
-use shoal_loadtest::workload::{Image, MANIFEST_MEDIA_TYPE, digest_of};
+use shoal_loadtest::workload::{Image, MANIFEST_MEDIA_TYPE};
 
-use crate::{MIB, WITHIN, registries_conf, upstream_with_index};
+use crate::{MIB, WITHIN, upstream_with_index};
 
 /// What the cluster calls the upstream: no reference has a port within its path.
 const NAME: &str = "registry.example";
@@ -34,13 +33,6 @@ async fn skopeo(args: &[&str]) -> String {
         .expect("skopeo succeeds")
 }
 
-fn check_blobs(folder: &Path, image: &Image) {
-    for blob in image.blobs() {
-        let copied = std::fs::read(folder.join(blob.digest().hex())).expect("every blob is there");
-        assert_eq!(digest_of(&copied), blob.digest());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn skopeo_copies_through_a_mirror_that_is_named_by_path_for_tags_and_digests() {
     const TEST: &str = "skopeo_copies_through_a_mirror_that_is_named_by_path_for_tags_and_digests";
@@ -48,34 +40,37 @@ async fn skopeo_copies_through_a_mirror_that_is_named_by_path_for_tags_and_diges
         return;
     }
     let image = Image::of_sizes(1, &[MIB, 3 * MIB]);
-    let upstream = Upstream::start(&[(REPOSITORY, TAG, &image)])
-        .await
-        .expect("starts");
-    let trial = named_trial(upstream).await;
+    let trial = Trial::begin(1, &image).await.expect("starts");
     let agent = &trial.cluster.agents[0];
-    let registry = trial.upstream.address().to_string();
-    let mirror = format!("{}/{NAME}", agent.addresses().registry);
-    let by_tag = format!("docker://{registry}/{REPOSITORY}:{TAG}");
+    let by_tag = trial.reference();
     let by_digest = format!(
-        "docker://{registry}/{REPOSITORY}@{}",
+        "{}/{REPOSITORY}@{}",
+        trial.upstream.address(),
         image.manifest_digest()
     );
+    // What `print podman` says, and the same with a line of the operator's own.
+    let told = printed(agent, "podman").await.expect("prints");
+    let mirror = "[[registry.mirror]]";
+    let digests = told.replacen(
+        mirror,
+        &format!("mirror-by-digest-only = true\n{mirror}"),
+        1,
+    );
+    assert_ne!(digests, told);
     // A tag goes past a mirror that is for digests only.
-    for (name, more, from, through) in [
-        ("tag-past", "mirror-by-digest-only = true", &by_tag, false),
-        ("digest", "mirror-by-digest-only = true", &by_digest, true),
-        ("tag", "", &by_tag, true),
+    for (name, conf, from, through) in [
+        ("tag-past", &digests, &by_tag, false),
+        ("digest", &digests, &by_digest, true),
+        ("tag", &told, &by_tag, true),
     ] {
         let folder = trial.folder.sub(name).expect("a folder");
-        let conf = registries_conf(&folder, &registry, &mirror, more);
-        let to = folder.join("copied");
-        let (conf, to_arg) = (conf.display().to_string(), format!("dir:{}", to.display()));
+        let place = CImage::new(&folder, conf).expect("written");
         let (before, asked) = (
             downloaded(agent).await.expect("answers"),
             trial.upstream.requests().len(),
         );
-        skopeo(&["--registries-conf", &conf, "copy", "--quiet", from, &to_arg]).await;
-        check_blobs(&to, &image);
+        let copied = place.skopeo_copy(from, "copied", &[]).await;
+        check_copied(&copied.expect("copies"), &image).expect("whole");
         let taken = downloaded(agent).await.expect("answers") - before;
         let asked = trial.upstream.requests().split_off(asked);
         match (name, through) {
@@ -109,7 +104,7 @@ async fn skopeo_gets_the_index_that_the_last_of_its_six_accept_lines_names() {
     let to = trial.folder.path().join("copied");
     let to_arg = format!("dir:{}", to.display());
     skopeo(&["copy", "--quiet", "--src-tls-verify=false", &from, &to_arg]).await;
-    check_blobs(&to, &image);
+    check_copied(&to, &image).expect("whole");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
