@@ -171,11 +171,44 @@ fn k3s<'a>(agent: SocketAddr, registries: impl Iterator<Item = &'a AllowedRegist
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use toml::Table;
 
     use super::*;
     use crate::config::{ListenEntry, RawConfig};
     use crate::hosts::Scope;
+
+    /// `buildkitd.toml`, as far as registries go: `docs/buildkitd.toml.md` of BuildKit.
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Buildkitd {
+        registry: BTreeMap<String, BuildkitRegistry>,
+    }
+
+    /// What we say of the keys `mirrors`, `http`, `insecure`, `ca` and `keypair`.
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct BuildkitRegistry {
+        #[serde(default)]
+        mirrors: Vec<String>,
+        #[serde(default)]
+        http: bool,
+    }
+
+    /// `registries.yaml`, as the page "Private Registry Configuration" of k3s has it: we need nothing of `configs`.
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct K3sRegistries {
+        mirrors: BTreeMap<String, K3sMirror>,
+    }
+
+    /// What we say of the keys `endpoint` and `rewrite`.
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct K3sMirror {
+        endpoint: Vec<String>,
+    }
 
     fn config(listen: Vec<ListenEntry>) -> Config {
         let raw = RawConfig {
@@ -205,16 +238,15 @@ mod tests {
     }
 
     #[test]
-    fn buildkit_asks_the_agent_without_a_path_and_over_plain_http() {
-        let parsed: Table = text(Client::Buildkit).parse().unwrap();
-        let registry = &parsed["registry"];
-        assert_eq!(
-            registry["docker.io"]["mirrors"][0].as_str(),
-            Some("127.0.0.1:5050")
-        );
-        assert!(registry["docker.io"].get("http").is_none());
-        assert_eq!(registry["registry.lan:5000"]["http"].as_bool(), Some(true));
-        assert_eq!(registry["127.0.0.1:5050"]["http"].as_bool(), Some(true));
+    fn buildkit_knows_every_key_and_asks_the_agent_without_a_path_and_over_plain_http() {
+        let parsed: Buildkitd = toml::from_str(&text(Client::Buildkit)).unwrap();
+        let of = |name: &str| &parsed.registry[name];
+        assert_eq!(parsed.registry.len(), 3);
+        assert_eq!(of("docker.io").mirrors, ["127.0.0.1:5050"]);
+        assert!(!of("docker.io").http);
+        assert_eq!(of("registry.lan:5000").mirrors, ["127.0.0.1:5050"]);
+        assert!(of("registry.lan:5000").http);
+        assert!(of("127.0.0.1:5050").http && of("127.0.0.1:5050").mirrors.is_empty());
     }
 
     #[test]
@@ -248,11 +280,15 @@ mod tests {
     }
 
     #[test]
-    fn k3s_asks_the_agent_first_and_a_plain_registry_over_plain_http() {
+    fn k3s_knows_every_key_and_asks_the_agent_first_and_a_plain_registry_over_plain_http() {
+        let parsed: K3sRegistries = serde_saphyr::from_str(&text(Client::K3s)).unwrap();
+        let of = |name: &str| &parsed.mirrors[name].endpoint;
+        assert_eq!(parsed.mirrors.len(), 2);
+        // k3s itself adds the registry over HTTPS at the end.
+        assert_eq!(*of("docker.io"), ["http://127.0.0.1:5050"]);
         assert_eq!(
-            text(Client::K3s),
-            "mirrors:\n  \"docker.io\":\n    endpoint:\n      - \"http://127.0.0.1:5050\"\n  \
-             \"registry.lan:5000\":\n    endpoint:\n      - \"http://127.0.0.1:5050\"\n      - \"http://registry.lan:5000\"\n"
+            *of("registry.lan:5000"),
+            ["http://127.0.0.1:5050", "http://registry.lan:5000"]
         );
     }
 
