@@ -101,7 +101,8 @@ fn notify(state: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::os::unix::net::UnixDatagram;
+    use std::process::{Command, Stdio};
     use std::sync::mpsc::TryRecvError;
 
     const LIMIT: Duration = Duration::from_millis(200);
@@ -139,6 +140,50 @@ mod tests {
                 Err(RecvTimeoutError::Disconnected)
             );
         });
+    }
+
+    /// What systemd's watchdog goes by, from a process of its own: this same test, told to live. One that is stopped says
+    /// nothing, and is ended by it.
+    #[test]
+    fn under_systemd_a_process_says_that_it_is_ready_and_then_that_it_lives_again_and_again() {
+        const LIVE: &str = "SHOAL_TEST_LIVE_IN_CHILD";
+        if std::env::var_os(LIVE).is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let _watchdog = start(LIMIT).unwrap();
+                say_ready();
+                tokio::time::sleep(DEADLINE).await;
+            });
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let name = "watchdog::tests::under_systemd_a_process_says_that_it_is_ready_and_then_that_it_lives_again_and_again";
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(LIVE, "1")
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "30000000")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut ready, mut lives) = (false, 0);
+        let mut datagram = [0; 256];
+        while !ready || lives < 3 {
+            let said = socket.recv(&mut datagram).unwrap();
+            match std::str::from_utf8(&datagram[..said]).unwrap().trim_end() {
+                "READY=1" => ready = true,
+                "WATCHDOG=1" => lives += 1,
+                other => panic!("systemd was told {other:?}"),
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// The real thing, in a process of its own: this same test, told to stall.
