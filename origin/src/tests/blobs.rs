@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use http::{Method, StatusCode, header};
 use shoal_proto::wire::RefusalCode;
+use shoal_proto::{Digest, DigestAlgorithm};
 use tokio::sync::Semaphore;
 
 use super::{Stage, blob_path, body, source, within};
@@ -185,6 +186,49 @@ async fn wrong_bytes_are_never_completed_and_never_kept() {
             .lookup(&digest)
             .is_none_or(|blob| !blob.complete)
     );
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sha512_blob_is_served_under_its_own_digest() {
+    let content = noise(3 * MIB + 5, 6);
+    let sent = content.clone();
+    let scripted = Scripted::serve(move |seen| blob(seen, &sent)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::start(dir.path(), scripted.entry()).await;
+    let right = Digest::of(DigestAlgorithm::Sha512, &content);
+    let response = stage.get(&blob_path(&scripted, &right)).await;
+    assert_eq!(
+        (
+            response.status(),
+            response.headers()["docker-content-digest"]
+                .to_str()
+                .unwrap()
+        ),
+        (StatusCode::OK, right.to_string().as_str())
+    );
+    assert_eq!(body(response).await, content);
+    stage.stop().await;
+}
+
+/// The last piece of a wrong blob was stored before the whole digest was checked, and a client that stood before it read it
+/// there: one in two of these got a whole wrong body.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_gets_to_the_end_of_a_wrong_blob() {
+    let content = noise(MIB + 5, 7);
+    let sent = content.clone();
+    let scripted = Scripted::serve(move |seen| blob(seen, &sent)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::start(dir.path(), scripted.entry()).await;
+    for algorithm in [DigestAlgorithm::Sha256, DigestAlgorithm::Sha512] {
+        for nth in 0..16_u8 {
+            let wrong = Digest::of(algorithm, &[nth]);
+            let response = stage.get(&blob_path(&scripted, &wrong)).await;
+            let good =
+                response.status() == StatusCode::OK && within(response.bytes()).await.is_ok();
+            assert!(!good, "{wrong} came to its end");
+        }
+    }
     stage.stop().await;
 }
 
