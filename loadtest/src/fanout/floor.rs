@@ -1,6 +1,6 @@
 //! What delivering a byte costs at the least, from bare parts: one hash of its piece, one of its blob, one write, one
-//! read and its way over HTTP. The QUIC transfer is measured apart, over the links. Where the image comes from an upstream,
-//! the origin's intake is a part too, shared by all agents: taking it over HTTP, both hashes, one write.
+//! read and its way over HTTP. The QUIC transfer is measured apart, over the links. What an origin does once for all agents
+//! is told beside the floor and is no part of it: taking it over HTTP, both hashes, one write.
 //!
 //! What for: a figure beside the product's that was measured on the same machine in the same minute. What not for: an
 //! ideal; each part is done as the product does it, once and with nothing around it.

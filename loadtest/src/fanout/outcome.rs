@@ -163,7 +163,7 @@ impl Measured {
             } else {
                 floor.intake() / scenario.agents as f64
             };
-            let sum = transfer.cpu_s_per_gib() + floor.delivery() + intake;
+            let sum = transfer.cpu_s_per_gib() + floor.delivery();
             for (key, value) in [
                 ("floor_piece_hash_s_per_gib", floor.piece_hash),
                 ("floor_blob_hash_s_per_gib", floor.blob_hash),
@@ -172,6 +172,10 @@ impl Measured {
                 ("floor_intake_s_per_gib", intake),
                 ("floor_cpu_s_per_gib", sum),
                 ("cpu_over_floor", cpu / delivered / sum),
+                (
+                    "cpu_over_floor_and_intake",
+                    cpu / delivered / (sum + intake),
+                ),
             ] {
                 note(report, key, value);
             }
