@@ -7,7 +7,7 @@
 //!
 //! Across zones, news of a piece goes at once to one neighbour of each other zone, by whoever had the piece from an
 //! origin; everybody else tells of it when it is old enough that the other zones should have it, in case that was lost.
-//! So each zone takes little more than one copy.
+//! Whoever holds everything tells it soon, at a moment of its own. So each zone takes little more than one copy.
 //!
 //! Not here: what an origin tells agents of its own pieces (`offers`).
 

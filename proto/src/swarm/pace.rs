@@ -8,7 +8,7 @@
 //!
 //! How many sources at once is learned, not configured. A piece whose turn took `T` while `k` sources were sending says
 //! that `k` of them bring `k / T`; the smallest `k` that brings nearly the best of all is the one to keep. Where the
-//! downlink is the limit, that is two: more would only take upload slots from others. Where every source is slow, it
+//! downlink is the limit, that is as few as we serve ourselves: more would only take upload slots from others. Where every source is slow, it
 //! grows until the downlink is full.
 
 use std::time::Duration;

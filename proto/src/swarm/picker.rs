@@ -5,7 +5,8 @@
 //! A source that is much slower than usual, or in another zone, is asked only for what nobody else has. Where nobody is
 //! known to hold what is missing, an origin is asked on the off chance.
 //!
-//! Whom: a window of sources, each with one piece on its way and, in time, one more. Past the window only those that send
+//! Whom: a window of sources, each with one piece on its way and, in time, one more: first whoever has just sent a piece,
+//! then whoever says that it has a slot, then whoever should be done first. Past the window only those that send
 //! already are asked for their next piece, and origins for what they offer.
 //!
 //! Never: a piece that is held or requested (I3), a peer that is busy until later, a piece that this peer refused

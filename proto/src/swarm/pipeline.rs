@@ -1,7 +1,9 @@
 //! Fetches under way: what is in flight from whom, what came of it, and whom to ask instead (D8).
 //!
-//! A fetch that takes much longer than fetches do is asked of a second peer; whoever is first wins, the other is
-//! cancelled. What that may cost is bounded: hedges are issued for at most 3 % of the blob.
+//! A source whose turn has brought nothing for a few turns is late: it is no longer one of those that we count on, and
+//! another is asked for other pieces. A fetch that takes much longer than fetches do is asked of a second peer, and of one
+//! more when that is late too; whoever is first wins, the others are cancelled. What that may cost is bounded: hedges are
+//! issued for at most 3 % of the blob.
 //!
 //! Not here: which piece (`picker`), what a peer's failure costs it beyond its rate (`trust` in the node).
 

@@ -1,8 +1,8 @@
 //! Whom to serve now: upload slots over all swarms, and how long a refused peer should stay away.
 //!
 //! A slot is a peer's, not a piece's. While one piece is sent, the peer may ask for the next, which waits behind it on
-//! the same link: the uplink never waits for a question, however long the round trip. Two peers are served at once, so
-//! that there is somebody to serve while one of them has nothing to ask for. A slot ends when its peer has nothing under
+//! the same link: the uplink never waits for a question, however long the round trip. A few peers are served at once,
+//! so that there is somebody to serve while one of them has nothing to ask for, or takes less than its share. A slot ends when its peer has nothing under
 //! way, or after a number of pieces, when it has to be won anew like by anybody else; so pieces find new ways.
 //!
 //! More slots exist for those who do not cost the uplink its turn: peers too slow to fill one, and the first piece of
