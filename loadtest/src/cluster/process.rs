@@ -108,6 +108,11 @@ impl Process {
         }
     }
 
+    /// Sends a signal; STOP freezes the child until CONT.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid, signal).with_context(|| format!("{signal:?} to {}", self.name))
+    }
+
     /// SIGKILL, as a crash would do it; returns when the child is gone.
     pub async fn kill(&mut self) -> Result<()> {
         if self.ended()?.is_none() {

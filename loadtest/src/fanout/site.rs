@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures_util::future::try_join_all;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::course;
 use super::floor::{self, Floor};
@@ -241,8 +241,7 @@ impl Site {
     /// Stops or continues the last agents of the scenario.
     pub(super) fn signal_last(&self, count: usize, signal: Signal) -> Result<()> {
         for agent in self.agents.iter().rev().take(count) {
-            let pid = Pid::from_raw(agent.process()?.pid()).context("a process has a number")?;
-            kill_process(pid, signal).with_context(|| format!("{signal:?} to {}", agent.name()))?;
+            agent.process()?.signal(signal)?;
         }
         Ok(())
     }

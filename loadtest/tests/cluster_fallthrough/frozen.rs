@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use shoal_loadtest::cluster::trial::{REPOSITORY, TAG, Trial, ready, wait_downloaded};
 use shoal_loadtest::cluster::{Member, client};
 use shoal_loadtest::workload::Image;
@@ -22,8 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const ESTABLISHED: &str = "01";
 
 fn signal(member: &Member, signal: Signal) {
-    let pid = member.process().expect("runs").pid();
-    kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("runs");
+    let process = member.process().expect("runs");
+    process.signal(signal).expect("runs");
 }
 
 /// What the kubelet asks; a frozen process does not answer.
