@@ -224,8 +224,9 @@ pub const RETRY_AFTER_OBEYED: Duration = Duration::from_secs(10);
 pub const RTT_MAX: Duration = Duration::from_secs(1);
 /// Peers that a swarm remembers to dial.
 pub const CANDIDATES_MAX: usize = 64;
-/// A new swarm waits this long for the tracker's word before it asks an origin.
-pub const HANDOUT_PATIENCE: Duration = Duration::from_millis(150);
+/// A new swarm waits this long for the tracker's word before it asks an origin. A tracker that ten thousand agents ask in
+/// the same moment takes 200 ms to answer all; those that did not wait for it would all be at the origin's link.
+pub const HANDOUT_PATIENCE: Duration = Duration::from_millis(500);
 /// Named holders have this long to be of use before an origin is asked.
 pub const HOLDERS_PATIENCE: Duration = Duration::from_secs(1);
 /// An origin that said yes is not asked to bring the blob again for this long.

@@ -169,8 +169,9 @@ impl Swarm {
             };
             neighbour.announced(piece, pieces);
         }
-        // It has used up what we told it, or soon will: more news must not wait.
-        if !neighbour.is_origin
+        // It has used up what we told it, or soon will: more news must not wait. An origin has none: it offers.
+        if !cx.is_origin()
+            && !neighbour.is_origin
             && neighbour.owing <= limits::NEWS_OWING
             && neighbour.near
             && pieces.log_len() > neighbour.told

@@ -79,6 +79,9 @@ impl Swarm {
 
     fn pick(&self, room: Room, cx: &mut Context, now: Instant) -> Option<(usize, PieceIndex)> {
         let sources = self.sources(room, cx, now);
+        if sources.is_empty() {
+            return self.plea(cx, now);
+        }
         let pieces = self.pieces.as_ref()?;
         for source in &sources {
             let neighbour = self.neighbours.at(source.at);
@@ -232,18 +235,13 @@ impl Swarm {
     /// Nobody is known to hold what is needed: perhaps an origin does, or will say who does.
     fn plea(&self, cx: &mut Context, now: Instant) -> Option<(usize, PieceIndex)> {
         let pieces = self.pieces.as_ref()?;
-        let alone = self.neighbours.iter().all(|neighbour| neighbour.is_origin);
-        let patience = if alone {
-            limits::PLEA_ALONE_AFTER
-        } else {
-            limits::PLEA_AFTER
-        };
+        let quiet = self.sourcing.since_progress(now);
+        let alone = || self.neighbours.iter().all(|neighbour| neighbour.is_origin);
+        if quiet < limits::PLEA_ALONE_AFTER || (quiet < limits::PLEA_AFTER && !alone()) {
+            return None;
+        }
         let pleading = self.transfers.iter().any(|transfer| transfer.plea);
-        let reader_waits = self.readers.is_waiting(pieces);
-        if pleading
-            || self.sourcing.since_progress(now) < patience
-            || (!self.transfers.is_empty() && !reader_waits)
-        {
+        if pleading || (!self.transfers.is_empty() && !self.readers.is_waiting(pieces)) {
             return None;
         }
         let at = self.neighbours.iter().position(|neighbour| {
