@@ -3,6 +3,7 @@
 mod bench;
 mod crowd;
 mod crowd_flows;
+mod giving;
 mod pair;
 mod properties;
 mod scenarios;

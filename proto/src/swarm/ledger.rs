@@ -3,7 +3,8 @@
 //! A piece is fresh until it is offered; offered until the chosen agent asks; given until a second agent says it
 //! holds it; spread from then on. It becomes fresh again when the chosen agent does not ask in time, when the one
 //! holder is lost, or when no second copy appears in time. Agents that say they hold it may be lying; so whoever is told
-//! that a piece has spread, waits, and asks for it once more, is given it, one agent at a time.
+//! that a piece has spread, waits, and asks for it once more, is given it, one agent at a time; and so is, without waiting,
+//! whoever is the second to ask for a piece that is said to have spread.
 //!
 //! Not here: to whom to offer (`offers`), upload slots (`slots`).
 
@@ -41,6 +42,8 @@ pub(crate) struct Ledger {
     offered: usize,
     /// Who was last told of which piece that it was given away, and from when on its asking again is a plea.
     pleas: FxHashMap<PeerIx, (PieceIndex, Instant)>,
+    /// Pieces said to have spread that an agent asked for all the same, since they were last given; and which agent.
+    doubts: FxHashMap<PieceIndex, PeerIx>,
     /// Pieces sent, counted with repetitions.
     pub(crate) sent: u64,
 }
@@ -54,6 +57,7 @@ impl Ledger {
             due: vec![None; count.get() as usize],
             offered: 0,
             pleas: FxHashMap::default(),
+            doubts: FxHashMap::default(),
             sent: 0,
         }
     }
@@ -100,6 +104,7 @@ impl Ledger {
     /// It is being sent: a second copy should be announced by then even if sending it takes too long.
     pub(crate) fn give(&mut self, piece: PieceIndex, to: PeerIx, second_by: Instant) {
         self.sent += 1;
+        self.doubts.remove(&piece);
         self.set(piece, Gift::Given(to));
         self.expect_by(piece, second_by);
     }
@@ -180,8 +185,19 @@ impl Ledger {
             .is_some_and(|(pleaded, from)| *pleaded == piece && *from <= now)
     }
 
+    /// Whether another agent has asked for this piece, which is said to have spread: one may have heard too little of its
+    /// neighbours; two that lack it and know of nobody who has it are taken to be right.
+    pub(crate) fn is_doubted(&self, piece: PieceIndex, by_other_than: PeerIx) -> bool {
+        self.doubts
+            .get(&piece)
+            .is_some_and(|by| *by != by_other_than)
+    }
+
     /// Remembers that this agent was told "given away".
     pub(crate) fn refused(&mut self, peer: PeerIx, piece: PieceIndex, come_back: Instant) {
+        if self.gift(piece) == Gift::Spread {
+            self.doubts.entry(piece).or_insert(peer);
+        }
         let plea = self.pleas.entry(peer).or_insert((piece, come_back));
         if plea.0 != piece {
             *plea = (piece, come_back);

@@ -20,18 +20,35 @@ use super::{Stage, Swarm};
 impl Swarm {
     /// Offers one piece, if there is one to offer and somebody to offer it to.
     pub(crate) fn offer_one(&mut self, cx: &mut Context, now: Instant) -> bool {
-        let Some(ledger) = self.ledger.as_ref() else {
-            return false;
-        };
-        let fresh = ledger.fresh().next();
-        if let Some(piece) = fresh {
+        while let Some(piece) = self
+            .ledger
+            .as_ref()
+            .and_then(|ledger| ledger.fresh().next())
+        {
+            if self.is_with_all(piece) {
+                // Nobody is left to offer it to, and those behind it must not wait for that.
+                if let Some(ledger) = self.ledger.as_mut() {
+                    ledger.spread(piece);
+                }
+                continue;
+            }
             let to = self.choose_agent(Some(piece), cx, now);
             if let Some(to) = to {
                 self.offer_to(piece, to, cx, now);
             }
             return to.is_some();
         }
-        self.offer_again(cx, now)
+        self.ledger.is_some() && self.offer_again(cx, now)
+    }
+
+    /// Every agent that takes part says that it holds the piece, and some do take part.
+    fn is_with_all(&self, piece: PieceIndex) -> bool {
+        let mut agents = self
+            .neighbours
+            .iter()
+            .filter(|neighbour| !neighbour.is_origin && neighbour.interested)
+            .peekable();
+        agents.peek().is_some() && agents.all(|agent| agent.has(piece))
     }
 
     /// Whether this swarm has anybody to give to.

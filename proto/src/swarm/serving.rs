@@ -162,7 +162,11 @@ impl Swarm {
             Gift::Absent | Gift::Fresh => false,
             // On its way: the receiver will announce it soon, or it becomes fresh again.
             Gift::Offered(to) | Gift::Given(to) => to != peer,
-            Gift::Spread => other_holders && !ledger.is_plea(peer, piece, now),
+            Gift::Spread => {
+                other_holders
+                    && !ledger.is_plea(peer, piece, now)
+                    && !ledger.is_doubted(piece, peer)
+            }
         };
         let would_idle = few && cx.slots.uploads().is_empty();
         if !in_good_hands || would_idle {

@@ -1,0 +1,120 @@
+//! What an origin gives to whom: laws of the ledger and of its offers, spoken by hand.
+//!
+//! Not here: whole crowds around an origin (`scenarios`), how a node is spoken to (`bench`).
+
+use super::bench::*;
+use crate::wire::{PeerMessage, RefusalCode};
+use crate::*;
+
+/// More than few: an origin offers to these each piece once.
+const AGENTS: std::ops::Range<u8> = 2..12;
+
+/// An origin that holds so many pieces of its blob, and agents that take part in it.
+fn origin(held: u32) -> Bench {
+    let mut bench = Bench::new(Role::Origin, 80);
+    for n in AGENTS {
+        bench.connect(n, Role::Agent);
+        let digest = bench.info.digest;
+        bench.says(n, PeerMessage::Interest { digest });
+    }
+    bench.input(Input::Seeded { info: bench.info });
+    for index in 0..held {
+        ingest(&mut bench, index);
+    }
+    bench
+}
+
+fn ingest(bench: &mut Bench, index: u32) {
+    let (digest, piece) = (bench.info.digest, bench.info.geometry.piece(index).unwrap());
+    bench.input(Input::Ingested { digest, piece });
+}
+
+fn have(bench: &mut Bench, agent: u8, indexes: &[u32]) {
+    let message = PeerMessage::Have {
+        digest: bench.info.digest,
+        indexes: indexes.to_vec(),
+        held: u32::try_from(indexes.len()).unwrap(),
+    };
+    bench.says(agent, message);
+}
+
+/// Which pieces each agent was told of.
+fn told(actions: &[Action]) -> Vec<(PeerId, Vec<u32>)> {
+    let told = |action: &Action| match action {
+        Action::Say {
+            peer,
+            message: PeerMessage::Have { indexes, .. },
+        } => Some((*peer, indexes.clone())),
+        _ => None,
+    };
+    actions.iter().filter_map(told).collect()
+}
+
+/// What the origin answers to a question: the piece, or why not.
+fn ask(bench: &mut Bench, agent: u8, index: u32) -> Result<(), RefusalCode> {
+    bench.drain();
+    bench.input(Input::Asked {
+        request: RequestId(u64::from(agent) << 32 | u64::from(index)),
+        peer: peer(agent),
+        digest: bench.info.digest,
+        index,
+    });
+    let answer = |action: &Action| match action {
+        Action::Serve { .. } => Some(Ok(())),
+        Action::Refuse { refusal, .. } => Some(Err(refusal.code)),
+        _ => None,
+    };
+    bench.drain().iter().find_map(answer).expect("an answer")
+}
+
+/// It once answered an agent's news with all that it held itself, as agents do; the agents asked it for all of that.
+#[test]
+fn an_origin_tells_nobody_what_it_holds() {
+    let mut bench = origin(40);
+    let offers = told(&bench.drain()).len();
+    assert!((1..=limits::OFFERS_MAX).contains(&offers));
+    for agent in AGENTS {
+        have(&mut bench, agent, &[70]);
+    }
+    assert_eq!(told(&bench.drain()), []);
+}
+
+#[test]
+fn a_fresh_piece_that_every_agent_holds_does_not_keep_the_next_from_being_offered() {
+    let mut bench = origin(0);
+    for agent in AGENTS {
+        have(&mut bench, agent, &[0]);
+    }
+    ingest(&mut bench, 0);
+    assert_eq!(told(&bench.drain()), []);
+    ingest(&mut bench, 1);
+    let told = told(&bench.drain());
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].1, [1]);
+}
+
+/// Two liars say that they hold a piece: it counts as spread.
+#[test]
+fn the_second_agent_that_asks_for_a_piece_said_to_have_spread_is_given_it() {
+    let mut bench = origin(1);
+    let first = told(&bench.drain())[0].0;
+    let mut agents = AGENTS;
+    let first = agents.find(|n| peer(*n) == first).unwrap();
+    let mut others = AGENTS.filter(|n| *n != first);
+    let (liar, wary, doubter) = (
+        others.next().unwrap(),
+        others.next().unwrap(),
+        others.next().unwrap(),
+    );
+    assert_eq!(ask(&mut bench, first, 0), Ok(()));
+    have(&mut bench, first, &[0]);
+    have(&mut bench, liar, &[0]);
+    bench.pass(limits::BAN_SPAN);
+    assert_eq!(ask(&mut bench, wary, 0), Err(RefusalCode::Injected));
+    assert_eq!(
+        ask(&mut bench, wary, 0),
+        Err(RefusalCode::Injected),
+        "one doubter is one"
+    );
+    assert_eq!(ask(&mut bench, doubter, 0), Ok(()));
+}
