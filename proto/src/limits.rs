@@ -182,6 +182,8 @@ pub const OFFERS_MAX: usize = 4;
 pub const OFFER_PATIENCE: Duration = Duration::from_millis(300);
 /// One that let an offer pass is not offered more for as long again, while others want it; so often doubled at most.
 pub const OFFERS_DOUBLED_MAX: u32 = 5;
+/// However often doubled, it is offered the next after this time.
+pub const OFFER_REST_MAX: Duration = Duration::from_secs(10);
 /// A second copy of a given piece should be announced within this time, or four piece times if that is longer.
 pub const SECOND_COPY_MIN: Duration = Duration::from_millis(500);
 /// An agent that is refused a piece as given away may plead after this time.

@@ -96,7 +96,7 @@ impl Swarm {
     }
 
     /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
-    /// was given the fewest; never one that is known to be slow, or has just let an offer pass, while others are not.
+    /// was given the fewest; never one that has just let an offer pass, or is known to be slow, while others are not.
     fn choose_agent(
         &self,
         piece: Option<PieceIndex>,
@@ -126,8 +126,8 @@ impl Swarm {
                 _ => false,
             };
             let key = (
-                slow,
                 neighbour.rests_until.is_some_and(|until| until > now),
+                slow,
                 on_the_way,
                 neighbour.given,
                 cx.rng.u32(..),
@@ -228,7 +228,7 @@ impl Swarm {
                         // Once may have been a bad time; again and again, it may be gone.
                         let doubled =
                             patience * (1 << neighbour.declined.min(limits::OFFERS_DOUBLED_MAX));
-                        neighbour.rests_until = Some(now + doubled);
+                        neighbour.rests_until = Some(now + doubled.min(limits::OFFER_REST_MAX));
                         neighbour.declined = neighbour.declined.saturating_add(1);
                     }
                 }
