@@ -24,6 +24,8 @@ mod links;
 pub(crate) mod peers;
 mod status;
 
+use std::cmp::Reverse;
+
 use rustc_hash::FxHashMap;
 
 pub use self::action::{Action, FailReason, SwarmChange, SwarmState};
@@ -287,13 +289,18 @@ impl Node {
         self.with(upload.swarm, |swarm, cx| {
             swarm.served(&upload, sent, cx, now)
         });
-        if self.cx.slots.to_peer(upload.peer) == 0 && !self.cx.is_origin() {
+        if self.cx.slots.to_peer(upload.peer) == 0 {
             self.say_free(now);
         }
     }
 
-    /// A slot is free: of those that were refused, the one that is furthest behind hears of it.
+    /// A slot is free: of those that were refused, the one that is furthest behind hears of it, and of equals the one that
+    /// waits longest; before those that heard of slots again and again and came for none.
     fn say_free(&mut self, now: Instant) {
+        if self.cx.is_origin() {
+            return;
+        }
+        let slots = &self.cx.slots;
         let swarms = &self.swarms;
         let neediest = self
             .cx
@@ -303,7 +310,7 @@ impl Node {
                 let swarm = swarms.get(&bid.swarm)?;
                 Some((swarm.lacks(bid.peer)?, bid.peer, swarm.digest))
             })
-            .max_by_key(|(lacks, _, _)| *lacks);
+            .min_by_key(|(lacks, peer, _)| (slots.never_comes(*peer), Reverse(*lacks)));
         if let Some((_, peer, digest)) = neediest {
             self.cx.slots.told_free(peer);
             self.cx.say(peer, PeerMessage::Free { digest });

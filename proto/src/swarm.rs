@@ -134,10 +134,10 @@ impl Swarm {
         self.neighbours.len()
     }
 
-    /// How many pieces a neighbour still lacks, by its own word; `None` where it is no neighbour or wants none.
+    /// How many pieces a neighbour still lacks at most, by its own words; `None` where it is no neighbour or wants none.
     pub(crate) fn lacks(&self, peer: PeerIx) -> Option<u32> {
         let (neighbour, pieces) = (self.neighbours.get(peer)?, self.pieces.as_ref()?);
-        let lacks = pieces.count().saturating_sub(neighbour.held);
+        let lacks = pieces.count().saturating_sub(neighbour.held());
         (neighbour.interested && lacks > 0).then_some(lacks)
     }
 
@@ -235,7 +235,7 @@ impl Swarm {
             return;
         }
         let (held, count) = (pieces.held_count(), pieces.count());
-        self.cancel_fetches_of(piece, cx);
+        self.cancel_fetches_of(piece, cx, now);
         cx.act(Action::Hold {
             digest: self.digest,
             piece,

@@ -7,3 +7,4 @@ mod giving;
 mod pair;
 mod properties;
 mod scenarios;
+mod waiting;

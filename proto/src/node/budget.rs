@@ -23,7 +23,7 @@ pub(super) fn surplus(cx: &Context, newcomer: PeerIx, now: Instant) -> Option<Pe
 
 fn is_idle(cx: &Context, ix: PeerIx, peer: &Peer, now: Instant) -> bool {
     peer.is_live()
-        && peer.in_flight == 0
+        && peer.in_flight() == 0
         && cx.slots.to_peer(ix) == 0
         && now.saturating_duration_since(peer.last_useful) >= limits::LINK_IDLE_MIN
 }

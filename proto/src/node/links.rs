@@ -29,7 +29,7 @@ impl Node {
         known.zone = zone;
         known.addr = Some(addr);
         known.dial_failures = 0;
-        known.busy_until = None;
+        known.forget_words();
         known.last_useful = now;
         let banned = known.banned_until.is_some_and(|until| now < until);
         self.cx.peers.set_link(ix, LinkState::Live);
@@ -87,6 +87,7 @@ impl Node {
 
     /// What was under way on a link is over. The peer stays a candidate of its swarms.
     fn drop_link(&mut self, ix: PeerIx, now: Instant) {
+        let was_served = self.cx.slots.to_peer(ix) > 0;
         self.cx.slots.drop_peer(ix);
         for swarm in self.cx.peers.get(ix).swarms.clone() {
             self.with(swarm, |swarm, cx| {
@@ -94,9 +95,10 @@ impl Node {
                 swarm.dial_candidates(cx, now);
             });
         }
-        let peer = self.cx.peers.get_mut(ix);
-        peer.interests.clear();
-        peer.busy_until = None;
+        self.cx.peers.get_mut(ix).forget_words();
+        if was_served {
+            self.say_free(now);
+        }
     }
 
     pub(super) fn peer_said(&mut self, peer: &PeerId, message: PeerMessage, now: Instant) {
@@ -129,8 +131,7 @@ impl Node {
                 self.on(&digest, |swarm, cx| swarm.said_have(ix, &indexes, held, cx));
             }
             PeerMessage::Free { digest } => {
-                self.cx.peers.get_mut(ix).said_free();
-                self.on(&digest, |_, _| {});
+                self.on(&digest, |_, cx| cx.peers.get_mut(ix).said_free(now));
             }
             PeerMessage::Leave { digest } => self.said_leave(ix, &digest),
             PeerMessage::Gone { digest } => {

@@ -74,10 +74,12 @@ pub(crate) struct Peer {
     /// Dials that failed in a row.
     pub(crate) dial_failures: u32,
     pub(crate) banned_until: Option<Instant>,
-    /// It said it has no slot: do not ask for anything before this moment.
+    /// It had no slot when we last asked: not asked again before this moment, unless it says that it has one.
     pub(crate) busy_until: Option<Instant>,
-    /// It said that it has a slot since we last asked it for something.
-    pub(crate) is_free: bool,
+    /// It let a fetch starve, or leaves: not asked before this moment, whatever it says.
+    pub(crate) avoided_until: Option<Instant>,
+    /// It said that it has a slot: until when that is believed.
+    free_until: Option<Instant>,
     /// Times in a row that it let a fetch starve.
     pub(crate) stalls: u32,
     /// What it sends us.
@@ -86,10 +88,9 @@ pub(crate) struct Peer {
     pub(crate) upload: Rate,
     /// From our question to its no.
     pub(crate) rtt: Duration,
-    /// Fetches under way from it, and their bytes.
-    pub(crate) in_flight: u32,
-    pub(crate) queued_bytes: u64,
-    /// A fetch from it takes far longer than fetches do: until one ends well it is no source, and not asked.
+    /// The bytes of each fetch under way from it, in the order of asking, which is that of sending.
+    under_way: Vec<u64>,
+    /// A fetch from it takes far longer than fetches do: while it lasts it is no source, and not asked.
     pub(crate) late: bool,
     /// When the piece that comes now began to be its turn: when it was asked for, or when the one before it was complete.
     pub(crate) began: Instant,
@@ -109,26 +110,68 @@ impl Peer {
         self.link == LinkState::Live
     }
 
+    /// Fetches under way from it.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Their bytes.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.under_way.iter().sum()
+    }
+
+    /// The bytes of the piece whose turn it is.
+    pub(crate) fn coming_bytes(&self) -> u64 {
+        self.under_way.first().copied().unwrap_or(0)
+    }
+
     /// Something comes from it that fills our downlink.
     fn is_source(&self) -> bool {
-        self.in_flight > 0 && self.role == Role::Agent && !self.late
+        self.in_flight() > 0 && self.role == Role::Agent && !self.late
+    }
+
+    /// Not to be asked before this moment: it has no slot, it is avoided, or what comes from it must come nearer first.
+    pub(crate) fn ask_at(&self) -> Option<Instant> {
+        self.busy_until
+            .max(self.avoided_until)
+            .max(self.second_ask_at())
+    }
+
+    /// Not asked before `until`, whatever it says in between.
+    pub(crate) fn avoid(&mut self, until: Instant) {
+        self.avoided_until = self.avoided_until.max(Some(until));
+    }
+
+    /// It said not long ago that it has a slot, and was not asked since.
+    pub(crate) fn is_free(&self, now: Instant) -> bool {
+        self.free_until.is_some_and(|until| until > now)
     }
 
     /// While one piece comes: when the next should be asked for, so that it is chosen by the latest news and still asked
     /// for in time. `None`: at once.
-    pub(crate) fn second_ask_at(&self) -> Option<Instant> {
-        if self.in_flight != 1 || self.role == Role::Origin {
+    fn second_ask_at(&self) -> Option<Instant> {
+        if self.in_flight() != 1 || self.role == Role::Origin {
             return None;
         }
         let rate = self.download.bytes_per_sec()?;
-        let share = limits::SECOND_ASK_SHARE * self.queued_bytes as f64 / rate;
+        let share = limits::SECOND_ASK_SHARE * self.queued_bytes() as f64 / rate;
         Some(self.began + Duration::from_secs_f64(share))
     }
 
-    /// It had to refuse us, and has a slot now.
-    pub(crate) fn said_free(&mut self) {
+    /// It has a slot now. Believed of an agent that had to refuse us, once for each no; never of one that let us wait.
+    pub(crate) fn said_free(&mut self, now: Instant) {
+        let dependable = self.role == Role::Agent && self.stalls == 0 && !self.late;
+        if dependable && self.busy_until.take().is_some() {
+            self.free_until = Some(now + limits::FREE_BELIEVED);
+        }
+    }
+
+    /// The link is gone, or new: what was said on it holds no more.
+    pub(crate) fn forget_words(&mut self) {
+        self.interests.clear();
         self.busy_until = None;
-        self.is_free = true;
+        self.avoided_until = None;
+        self.free_until = None;
     }
 
     /// Remembers a swarm it named that we know nothing of.
@@ -173,21 +216,22 @@ impl PeerBook {
     /// A piece is asked of this peer.
     pub(crate) fn begin_fetch(&mut self, ix: PeerIx, bytes: u64, now: Instant) {
         self.change_source(ix, |peer| {
-            if peer.in_flight == 0 {
+            if peer.in_flight() == 0 {
                 peer.began = now;
             }
-            peer.in_flight += 1;
-            peer.is_free = false;
-            peer.queued_bytes += bytes;
+            peer.under_way.push(bytes);
+            peer.busy_until = None;
+            peer.free_until = None;
         });
     }
 
     /// The fetch is over, however it ended.
     pub(crate) fn end_fetch(&mut self, ix: PeerIx, bytes: u64) {
         self.change_source(ix, |peer| {
-            peer.in_flight = peer.in_flight.saturating_sub(1);
-            peer.queued_bytes = peer.queued_bytes.saturating_sub(bytes);
-            peer.late &= peer.in_flight > 0;
+            if let Some(at) = peer.under_way.iter().position(|other| *other == bytes) {
+                peer.under_way.remove(at);
+            }
+            peer.late &= peer.in_flight() > 0;
         });
     }
 
@@ -245,13 +289,13 @@ impl PeerBook {
             dial_failures: 0,
             banned_until: None,
             busy_until: None,
-            is_free: false,
+            avoided_until: None,
+            free_until: None,
             stalls: 0,
             download: Rate::default(),
             upload: Rate::default(),
             rtt: limits::RTT_GUESS,
-            in_flight: 0,
-            queued_bytes: 0,
+            under_way: Vec::new(),
             late: false,
             began: now,
             last_fetched: now,

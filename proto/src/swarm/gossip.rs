@@ -137,7 +137,7 @@ impl Swarm {
         };
         match Bitfield::decode(&bitfield, pieces.geometry().piece_count()) {
             Ok(holds) => {
-                neighbour.held = holds.count();
+                neighbour.said_held = holds.count();
                 neighbour.replace(holds, pieces);
                 neighbour.owing = neighbour
                     .holds
@@ -151,8 +151,10 @@ impl Swarm {
     pub(crate) fn said_have(&mut self, peer: PeerIx, indexes: &[u32], held: u32, cx: &mut Context) {
         self.join(peer, cx);
         if cx.peers.get(peer).role == Role::Origin {
-            // What an origin says it holds is an offer: it is not busy for us now, whatever it said before.
-            cx.peers.get_mut(peer).busy_until = None;
+            // What an origin says it holds is an offer: it is there for us now, whatever it said before.
+            let origin = cx.peers.get_mut(peer);
+            origin.busy_until = None;
+            origin.avoided_until = None;
         }
         let Some(neighbour) = self.neighbours.get_mut(peer) else {
             return;
@@ -161,7 +163,7 @@ impl Swarm {
             neighbour.keep_early_have(indexes);
             return;
         };
-        neighbour.held = held;
+        neighbour.said_held = held;
         for index in indexes {
             let Some(piece) = pieces.geometry().piece(*index) else {
                 cx.culprits.push(peer);

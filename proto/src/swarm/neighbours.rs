@@ -25,8 +25,9 @@ pub(crate) struct Neighbour {
     pub(crate) knows_info: bool,
     /// What it holds, once the shape is known.
     pub(crate) holds: Option<Bitfield>,
-    /// How many pieces it last said that it holds. More than we know of: it does not tell us of those that we hold.
-    pub(crate) held: u32,
+    /// How many pieces it last said that it holds, and those that we sent it since. It does not tell us which: what we
+    /// hold is no news to us.
+    pub(crate) said_held: u32,
     /// How much of our log it has heard.
     pub(crate) told: usize,
     /// Pieces that it heard of from us and lacks: none means that it has nothing to ask us for.
@@ -57,7 +58,7 @@ impl Neighbour {
             told_interest: false,
             knows_info: false,
             holds: None,
-            held: 0,
+            said_held: 0,
             told: 0,
             owing: 0,
             offers: 0,
@@ -76,6 +77,12 @@ impl Neighbour {
         self.holds
             .as_ref()
             .is_some_and(|holds| holds.contains(piece))
+    }
+
+    /// How many pieces it holds at least.
+    pub(crate) fn held(&self) -> u32 {
+        self.said_held
+            .max(self.holds.as_ref().map_or(0, Bitfield::count))
     }
 
     /// Whether it was offered a piece that others were given before.

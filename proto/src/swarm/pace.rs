@@ -58,6 +58,8 @@ pub(crate) struct Pace {
     levels: [Level; LEVELS + 1],
     window: usize,
     decisions: u32,
+    /// When the last piece was complete.
+    last: Instant,
 }
 
 impl Pace {
@@ -71,6 +73,7 @@ impl Pace {
             }; LEVELS + 1],
             window: limits::SOURCES_START,
             decisions: 0,
+            last: now,
         }
     }
 
@@ -84,6 +87,7 @@ impl Pace {
         sources: usize,
         now: Instant,
     ) {
+        self.last = now;
         let per_byte = |time: Duration| time.as_secs_f64().max(1e-6) / bytes.max(1) as f64;
         self.spans.add(per_byte(span));
         self.turns.add(per_byte(turn));
@@ -151,8 +155,14 @@ impl Pace {
         eighth.clamp(limits::NEWS_DELAY_MIN, limits::NEWS_DELAY_MAX)
     }
 
-    /// Past this, a source whose turn has brought nothing is no longer counted on: another is asked for other pieces.
-    /// That costs nothing if it comes after all, so it is far less than the time after which its piece is asked twice.
+    /// When the last piece came, from whomever.
+    pub(crate) fn last_fetched(&self) -> Instant {
+        self.last
+    }
+
+    /// Past this, a source whose turn has brought nothing is no longer counted on, while others bring pieces: another is
+    /// asked for other pieces. That costs nothing if it comes after all, so it is far less than the time after which its
+    /// piece is asked twice.
     pub(crate) fn count_on_for(&self, bytes: u64) -> Duration {
         if self.turns.samples < limits::HEDGE_SAMPLES_MIN as usize {
             return limits::HEDGE_UNKNOWN;

@@ -121,7 +121,7 @@ impl Swarm {
         let mut sources: Vec<Source> = Vec::with_capacity(self.neighbours.len());
         for (at, neighbour) in self.neighbours.iter().enumerate() {
             let peer = cx.peers.get(neighbour.peer);
-            let known = neighbour.is_origin || peer.in_flight > 0;
+            let known = neighbour.is_origin || peer.in_flight() > 0;
             if (room == Room::Known && !known) || !may_ask(peer, now) {
                 continue;
             }
@@ -140,12 +140,12 @@ impl Swarm {
                 }
                 _ => false,
             };
-            let finish = (peer.queued_bytes as f64 + bytes) / rate + peer.rtt.as_secs_f64();
+            let finish = (peer.queued_bytes() as f64 + bytes) / rate + peer.rtt.as_secs_f64();
             // Whoever has just sent us a piece has a slot for us still; who says it has one comes next.
             let rank = match peer {
                 _ if neighbour.is_origin => 2,
-                peer if peer.in_flight == 0 && peer.last_fetched == now => 0,
-                peer if peer.is_free => 1,
+                peer if peer.in_flight() == 0 && peer.last_fetched == now => 0,
+                peer if peer.is_free(now) => 1,
                 _ => 2,
             };
             sources.push(Source {
@@ -284,10 +284,7 @@ impl Swarm {
             .iter()
             .filter_map(|neighbour| {
                 let peer = cx.peers.get(neighbour.peer);
-                let busy = peer
-                    .busy_until
-                    .max(peer.second_ask_at())
-                    .filter(|until| *until > now);
+                let busy = peer.ask_at().filter(|until| *until > now);
                 let useful = || {
                     let holds = neighbour.holds.as_ref();
                     neighbour.is_origin || holds.is_some_and(|holds| pieces.any_open_in(holds))
@@ -311,9 +308,8 @@ pub(super) fn may_ask(peer: &Peer, now: Instant) -> bool {
     };
     peer.is_live()
         && !peer.late
-        && (peer.in_flight as usize) < limit
-        && peer.busy_until.is_none_or(|until| until <= now)
-        && peer.second_ask_at().is_none_or(|at| at <= now)
+        && peer.in_flight() < limit
+        && peer.ask_at().is_none_or(|at| at <= now)
 }
 
 /// An origin offers in the order of the blob; so is it asked.

@@ -1,20 +1,18 @@
 //! Fetches under way: what is in flight from whom, what came of it, and whom to ask instead (D8).
 //!
-//! A source whose turn has brought nothing for a few turns is late: it is no longer one of those that we count on, and
-//! another is asked for other pieces. A fetch that takes much longer than fetches do is asked of a second peer, and of one
-//! more when that is late too; whoever is first wins, the others are cancelled. What that may cost is bounded: hedges are
-//! issued for at most 3 % of the blob.
+//! A source whose turn has brought nothing for a few turns, while others brought something, is late: it is no longer one
+//! of those that we count on, and another is asked for other pieces. A fetch that takes much longer than fetches do is
+//! asked of a second peer, and of one more when that is late too; whoever is first wins, the others are cancelled, and who
+//! was late is left alone for a while. What that may cost is bounded: hedges are issued for at most 3 % of the blob.
 //!
 //! Not here: which piece (`picker`), what a peer's failure costs it beyond its rate (`trust` in the node).
-
-use std::time::Duration;
 
 use crate::node::action::Action;
 use crate::node::context::Context;
 use crate::node::input::{FetchFailure, TransferId};
-use crate::node::peers::PeerIx;
+use crate::node::peers::{Peer, PeerIx};
 use crate::wire::{Refusal, RefusalCode};
-use crate::{Instant, PeerId, PieceIndex, limits};
+use crate::{Instant, PeerId, PieceIndex, Role, limits};
 
 use super::picker::may_ask;
 use super::{Stage, Swarm};
@@ -110,7 +108,7 @@ impl Swarm {
         peer.last_fetched = now;
         peer.last_useful = now;
         peer.stalls = 0;
-        let from_origin = peer.role == crate::Role::Origin;
+        let from_origin = peer.role == Role::Origin;
         let near = peer.zone == cx.options.zone;
         let span = now.saturating_duration_since(transfer.asked);
         cx.pace.fetched(transfer.bytes, span, turn, sources, now);
@@ -121,7 +119,7 @@ impl Swarm {
     }
 
     /// The piece is held: whoever else was asked for it need not send it.
-    pub(super) fn cancel_fetches_of(&mut self, piece: PieceIndex, cx: &mut Context) {
+    pub(super) fn cancel_fetches_of(&mut self, piece: PieceIndex, cx: &mut Context, now: Instant) {
         let losers: Vec<Transfer> = self
             .transfers
             .iter()
@@ -129,10 +127,22 @@ impl Swarm {
             .copied()
             .collect();
         for loser in losers {
-            self.take(loser.id);
-            loser.forget(cx);
-            cx.act(Action::CancelFetch { transfer: loser.id });
+            self.give_up(loser, cx, now);
         }
+    }
+
+    /// What is asked of this peer is not needed any more, or not awaited.
+    fn give_up(&mut self, transfer: Transfer, cx: &mut Context, now: Instant) {
+        self.take(transfer.id);
+        let late = cx.peers.get(transfer.peer).late;
+        transfer.forget(cx);
+        if late {
+            // Or it would be asked again at once, and again replaced at the cost of a hedge.
+            self.stalled(transfer.peer, cx, now);
+        }
+        cx.act(Action::CancelFetch {
+            transfer: transfer.id,
+        });
     }
 
     pub(crate) fn fetch_failed(
@@ -158,7 +168,9 @@ impl Swarm {
                 if self.sourcing.store_is_broken() {
                     self.fail(crate::node::action::FailReason::StoreFailed, cx);
                 } else {
-                    self.stay_away(transfer.peer, limits::STALL_PAUSE, cx, now);
+                    cx.peers
+                        .get_mut(transfer.peer)
+                        .avoid(now + limits::STALL_PAUSE);
                 }
             }
             FetchFailure::TimedOut => self.stalled(transfer.peer, cx, now),
@@ -182,20 +194,13 @@ impl Swarm {
         }
     }
 
-    fn stay_away(&self, peer: PeerIx, span: Duration, cx: &mut Context, now: Instant) {
-        let peer = cx.peers.get_mut(peer);
-        let until = now + span;
-        peer.busy_until = Some(peer.busy_until.map_or(until, |at| at.max(until)));
-    }
-
     /// A source let a fetch starve: it is asked again later, and seldom.
     fn stalled(&self, peer: PeerIx, cx: &mut Context, now: Instant) {
         let usual = cx.pace.usual_bytes_per_sec().unwrap_or(1e6);
         let at = cx.peers.get_mut(peer);
         at.stalls = at.stalls.saturating_add(1);
         at.download.punish(usual * 0.1);
-        let span = limits::STALL_PAUSE * (1 << at.stalls.min(5));
-        self.stay_away(peer, span, cx, now);
+        at.avoid(now + limits::STALL_PAUSE * (1 << at.stalls.min(5)));
     }
 
     fn refused(&mut self, transfer: &Transfer, refusal: &Refusal, cx: &mut Context, now: Instant) {
@@ -206,12 +211,9 @@ impl Swarm {
         let peer = cx.peers.get_mut(transfer.peer);
         peer.rtt = (peer.rtt * 7 + span.min(limits::RTT_MAX)) / 8;
         match refusal.code {
-            RefusalCode::Busy | RefusalCode::Unavailable => {
-                self.stay_away(transfer.peer, wait, cx, now)
-            }
-            RefusalCode::Leaving => {
-                self.stay_away(transfer.peer, limits::RETRY_AFTER_OBEYED, cx, now)
-            }
+            RefusalCode::Busy => peer.busy_until = peer.busy_until.max(Some(now + wait)),
+            RefusalCode::Unavailable => peer.avoid(now + wait),
+            RefusalCode::Leaving => peer.avoid(now + limits::RETRY_AFTER_OBEYED),
             RefusalCode::Injected
             | RefusalCode::NotHeld
             | RefusalCode::NotFound
@@ -263,10 +265,20 @@ impl Swarm {
         transfer.asked + patience
     }
 
-    /// When its source counts as late.
+    /// When its source counts as late. An origin never does: what it offers nobody else has.
     fn source_late_at(transfer: &Transfer, cx: &Context) -> Option<Instant> {
         let peer = cx.peers.get(transfer.peer);
-        (!peer.late).then(|| peer.began + cx.pace.count_on_for(transfer.bytes))
+        if peer.late || peer.role == Role::Origin {
+            return None;
+        }
+        let bytes = peer.coming_bytes();
+        let patience = if cx.pace.last_fetched() > peer.began {
+            cx.pace.count_on_for(bytes)
+        } else {
+            // Nothing came from anybody: as likely as not it is we who are late.
+            cx.pace.hedge_after(bytes).max(cx.pace.count_on_for(bytes))
+        };
+        Some(peer.began + patience)
     }
 
     /// Counts no longer on sources that are late, and asks for late pieces elsewhere.
@@ -287,20 +299,28 @@ impl Swarm {
             .collect();
         for transfer in late {
             // Whoever was asked last may still be in time.
-            let awaited = self
-                .transfers
-                .iter()
-                .any(|other| other.piece == transfer.piece && self.late_at(other, cx) > now);
+            let asked = || {
+                self.transfers
+                    .iter()
+                    .filter(|other| other.piece == transfer.piece)
+            };
+            let awaited = asked().any(|other| self.late_at(other, cx) > now);
             if awaited
                 || cx.in_flight >= limits::PIECES_IN_FLIGHT_MAX
                 || !self.may_hedge(&transfer, cx, now)
             {
                 continue;
             }
-            if let Some(at) = self.other_source(&transfer, cx, now) {
-                self.hedged_bytes += transfer.bytes;
-                self.fetch(at, transfer.piece, true, cx, now);
+            let first = asked().min_by_key(|other| (other.asked, other.id)).copied();
+            let full = asked().count() >= limits::ASKED_OF_MAX;
+            let Some(at) = self.other_source(&transfer, cx, now) else {
+                continue;
+            };
+            if let Some(first) = first.filter(|_| full) {
+                self.give_up(first, cx, now);
             }
+            self.hedged_bytes += transfer.bytes;
+            self.fetch(at, transfer.piece, true, cx, now);
         }
     }
 
@@ -320,6 +340,7 @@ impl Swarm {
         stalled || self.hedged_bytes + transfer.bytes <= budget
     }
 
+    /// Who should be asked instead: whoever has sent something since the piece was asked for, and should be done first.
     fn other_source(&self, transfer: &Transfer, cx: &Context, now: Instant) -> Option<usize> {
         let usual = cx.pace.usual_bytes_per_sec();
         self.neighbours
@@ -335,12 +356,15 @@ impl Swarm {
                     && may_ask(cx.peers.get(neighbour.peer), now)
             })
             .min_by(|(_, a), (_, b)| {
-                let finish = |peer: PeerIx| {
-                    let peer = cx.peers.get(peer);
+                let (a, b) = (cx.peers.get(a.peer), cx.peers.get(b.peer));
+                let finish = |peer: &Peer| {
                     let rate = peer.download.bytes_per_sec().or(usual).unwrap_or(1e8);
-                    (peer.queued_bytes as f64 + transfer.bytes as f64) / rate
+                    (peer.queued_bytes() as f64 + transfer.bytes as f64) / rate
                 };
-                finish(a.peer).total_cmp(&finish(b.peer))
+                let silent = |peer: &Peer| peer.last_fetched <= transfer.asked;
+                silent(a)
+                    .cmp(&silent(b))
+                    .then(finish(a).total_cmp(&finish(b)))
             })
             .map(|(at, _)| at)
     }

@@ -221,6 +221,9 @@ impl Swarm {
                 ledger.broken_off(upload.piece, upload.peer);
             }
         }
+        if sent && let Some(neighbour) = self.neighbours.get_mut(upload.peer) {
+            neighbour.said_held = neighbour.said_held.saturating_add(1);
+        }
         if self.idle_since.is_some() {
             self.idle_since = Some(now);
         }

@@ -59,6 +59,8 @@ pub(crate) struct Slots {
     refused: u32,
     /// Who was refused and has not been served since, oldest first; a few.
     waiting: VecDeque<(PeerIx, SwarmIx)>,
+    /// Who was told of free slots, how often, and has not been served since, oldest first; a few.
+    told: VecDeque<(PeerIx, u32)>,
 }
 
 impl Slots {
@@ -193,6 +195,7 @@ impl Slots {
             "I6: a piece is served only when admitted"
         );
         self.waiting.retain(|(other, _)| *other != peer);
+        self.told.retain(|(told, _)| *told != peer);
         let slow = self.is_slow(peers, peer);
         if let Some(at) = self.slot_of(peer) {
             let slot = &mut self.slots[at];
@@ -267,6 +270,21 @@ impl Slots {
     /// It was told that there is a slot: it is told no more unless it is refused again.
     pub(crate) fn told_free(&mut self, peer: PeerIx) {
         self.waiting.retain(|(waiting, _)| *waiting != peer);
+        if let Some((_, times)) = self.told.iter_mut().find(|(told, _)| *told == peer) {
+            *times = times.saturating_add(1);
+            return;
+        }
+        if self.told.len() >= limits::REFUSED_REMEMBERED_MAX {
+            self.told.pop_front();
+        }
+        self.told.push_back((peer, 1));
+    }
+
+    /// Whether it was told of slots again and again, and came for none.
+    pub(crate) fn never_comes(&self, peer: PeerIx) -> bool {
+        self.told
+            .iter()
+            .any(|(told, times)| *told == peer && *times >= limits::FREE_UNHEEDED_MAX)
     }
 
     /// The peer is gone, and its uploads with it.
@@ -274,6 +292,7 @@ impl Slots {
         self.uploads.retain(|upload| upload.peer != peer);
         self.slots.retain(|slot| slot.peer != peer);
         self.waiting.retain(|(waiting, _)| *waiting != peer);
+        self.told.retain(|(told, _)| *told != peer);
         self.refused = 0;
     }
 }

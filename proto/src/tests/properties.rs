@@ -77,7 +77,7 @@ proptest! {
 
     /// Whatever peers and drivers say, in whatever order: no panic, a bounded number of fetches, no fetch of a held piece.
     #[test]
-    fn any_sequence_of_inputs_is_survived(seed in any::<u64>(), steps in prop::collection::vec((0u8..19, any::<u32>()), 1..200)) {
+    fn any_sequence_of_inputs_is_survived(seed in any::<u64>(), steps in prop::collection::vec((0u8..20, any::<u32>()), 1..200)) {
         let mut now = Instant::from_nanos(1);
         let role = if seed % 3 == 0 { Role::Origin } else { Role::Agent };
         let mut node = Node::new(NodeOptions::new(PeerId::from_key([0; 32]), role, Zone::default(), seed), now);
@@ -216,6 +216,7 @@ impl Wild {
                 Input::FetchFailed { transfer, failure }
             }),
             15 => Input::Ingested { digest, piece },
+            18 => said(PeerMessage::Free { digest }),
             16 => Input::Seeded { info },
             17 => Input::Handed {
                 digest,
