@@ -186,8 +186,14 @@ impl<M: Framed> ControlReceiver<M> {
         ControlReceiver::new(self.half)
     }
 
-    /// What is said next; `None` when the other side will say no more.
+    /// What is said next; `None` when the other side will say no more. A message of a kind that we do not know is passed
+    /// over: peers of the next release may have more words, and must not lose their links with us for it.
     pub async fn recv(&mut self) -> Result<Option<M>, FrameError> {
-        self.half.next_message().await
+        loop {
+            match self.half.next_message().await {
+                Err(FrameError::Decode(DecodeError::Kind)) => {}
+                other => return other,
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use shoal_proto::limits::FRAME_BYTES_MAX;
-use shoal_proto::wire::{Answer, Ask, DecodeError, Refusal, RefusalCode};
+use shoal_proto::wire::{Answer, Ask, DecodeError, PeerMessage, Refusal, RefusalCode};
 
 use super::*;
 
@@ -35,6 +35,23 @@ async fn ask() -> Question {
         answerer,
         _links: (server, dialed, accepted),
     }
+}
+
+/// A link between an old agent and a new one closed at the first word that the old one did not know.
+#[tokio::test]
+async fn a_word_that_is_not_known_is_passed_over() {
+    let mut server = serve(as_role(Role::Agent));
+    let (dialed, accepted) =
+        meet(as_role(Role::Agent), &mut server, Expect::Role(Role::Agent)).await;
+    let (mut dialed, mut accepted) = (dialed.unwrap(), accepted.unwrap());
+    let known = PeerMessage::Free {
+        digest: Digest::Sha256([7; 32]),
+    };
+    // Field 200, of two bytes; in a frame of five.
+    let unknown = Bytes::from_static(&[0, 0, 0, 5, 0xc2, 0x0c, 2, 1, 2]);
+    dialed.sender.0.write_bytes(unknown).await.unwrap();
+    dialed.sender.send(&known).await.unwrap();
+    assert_eq!(soon(accepted.receiver.recv()).await.unwrap(), Some(known));
 }
 
 #[tokio::test]
