@@ -183,8 +183,10 @@ pub const ENDGAME_PIECES: u32 = 4;
 pub const FEW_NEIGHBOURS: usize = 3;
 /// With fewer agents than this an origin gives a piece twice rather than idle.
 pub const FEW_AGENTS: usize = 8;
-/// Pieces that an origin has offered or is sending at once: more than it sends well, so that none is waited for.
-pub const OFFERS_MAX: usize = 4;
+/// Pieces that an origin has offered or is sending at once: more than it sends well, so that none is waited for. Each goes
+/// to an agent whose downlink others fill as well: four left a tenth of the uplink idle, eight kept the intake from
+/// upstream, which comes over the same link, from its share.
+pub const OFFERS_MAX: usize = 6;
 /// An agent asks for what it was offered within this time, or another agent is offered it.
 pub const OFFER_PATIENCE: Duration = Duration::from_millis(300);
 /// One that let an offer pass is not offered more for as long again, while others want it; so often doubled at most.
