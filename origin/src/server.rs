@@ -19,8 +19,7 @@ use axum::response::{IntoResponse, Json, Response};
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
-use shoal_peer::store::Store;
-use shoal_peer::{BlobReader, Handle, ManifestAsk, OpenError, ReadError};
+use shoal_peer::{BlobReader, Handle, ManifestAsk, OpenError};
 use shoal_proto::wire::{Refusal, RefusalCode, Secret, Source};
 use shoal_proto::{ByteRange, Digest, limits};
 use tokio::net::TcpListener;
@@ -34,9 +33,6 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// A blob's length is known within this, or the answer is 503.
 const OPEN_DEADLINE: Duration = Duration::from_secs(25);
-/// Between the last byte of a blob that comes in and its commit: a sync of all of it to the disk.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(60);
-const COMMIT_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What the routes need.
 #[derive(Clone, Debug)]
@@ -232,49 +228,25 @@ impl RegistryServer {
     /// whole digest was checked, so that no client gets to the end of a wrong one.
     fn body_of(&self, reader: BlobReader, range: ByteRange) -> Body {
         let at_the_end = range.end == reader.blob_bytes();
-        let under = Some((reader, self.handle.store().clone()));
-        let parts = stream::unfold(under, move |under| async move {
-            let (mut reader, store) = under?;
-            let bytes = match reader.next().await? {
-                Ok(bytes) => bytes,
-                Err(error) => return Some((Err(BodyError::from(error)), None)),
+        let parts = stream::unfold(Some(reader), move |reader| async move {
+            let mut reader = reader?;
+            let read = match reader.next().await? {
+                Ok(bytes) if at_the_end && reader.remaining() == 0 => {
+                    reader.committed().await.map(|()| bytes)
+                }
+                read => read,
             };
-            if at_the_end && reader.remaining() == 0 && !is_right(&reader, &store).await {
-                return Some((Err(BodyError::Wrong), None));
+            match read {
+                Ok(bytes) => Some((Ok(bytes), Some(reader))),
+                Err(error) => {
+                    let digest = reader.info().digest;
+                    tracing::warn!(digest = %digest.short(), %error, "an answer was cut short of its length");
+                    Some((Err(error), None))
+                }
             }
-            Some((Ok(bytes), Some((reader, store))))
         });
         Body::from_stream(parts)
     }
-}
-
-/// Whether the blob of which every byte was read is committed, were it in a moment: a wrong one is discarded instead. A
-/// reader hears of pieces and not of the commit, which comes in milliseconds.
-async fn is_right(reader: &BlobReader, store: &Store) -> bool {
-    if reader.was_complete() {
-        return true;
-    }
-    let digest = reader.info().digest;
-    let committed = async {
-        while let Some(blob) = store.lookup(&digest) {
-            if blob.complete {
-                return true;
-            }
-            tokio::time::sleep(COMMIT_LOOK_EVERY).await;
-        }
-        false
-    };
-    let in_time = tokio::time::timeout(COMMIT_DEADLINE, committed).await;
-    in_time.unwrap_or(false)
-}
-
-/// Why a body ends early; the connection is cut.
-#[derive(Debug, thiserror::Error)]
-enum BodyError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error("the blob was not found to be what its digest names")]
-    Wrong,
 }
 
 fn failed(failure: &OpenError) -> Response {

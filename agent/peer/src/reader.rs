@@ -45,6 +45,18 @@ pub enum ReadError {
         /// How long it stood there.
         waited: Duration,
     },
+    /// Every byte is there, and the whole was not committed in time. Its digest may be right or wrong.
+    #[error(
+        "blob {} was not committed within {}s of its last byte: look at the disk of the store",
+        digest.short(),
+        waited.as_secs()
+    )]
+    Uncommitted {
+        /// Which blob.
+        digest: Digest,
+        /// For how long.
+        waited: Duration,
+    },
     /// The store could not be read, or lost what it held.
     #[error("the store failed: {0}")]
     Store(#[from] StoreError),
@@ -142,6 +154,35 @@ impl BlobReader {
         self.end - self.at
     }
 
+    /// Resolves when the blob was found to be what its digest names and is committed; it may have been when it was opened.
+    /// Fails when it will not be, or is not in [`READER_STALL_MAX`].
+    ///
+    /// Cancel safe.
+    pub async fn committed(&mut self) -> Result<(), ReadError> {
+        let digest = self.info.digest;
+        let Some((_, view)) = &mut self.follow else {
+            return Ok(());
+        };
+        let over = view.wait_for(|view| match view.phase {
+            Phase::Complete(_) | Phase::Failed(_) | Phase::Closing => true,
+            Phase::Arriving(_) | Phase::Opening => false,
+        });
+        match timeout(READER_STALL_MAX, over).await {
+            Err(_) => Err(ReadError::Uncommitted {
+                digest,
+                waited: READER_STALL_MAX,
+            }),
+            Ok(Err(_)) => Err(ReadError::ShuttingDown),
+            Ok(Ok(view)) => match view.phase.clone() {
+                Phase::Failed(reason) => Err(ReadError::Failed { digest, reason }),
+                Phase::Complete(_) => Ok(()),
+                Phase::Closing | Phase::Arriving(_) | Phase::Opening => {
+                    Err(ReadError::ShuttingDown)
+                }
+            },
+        }
+    }
+
     /// Whether the blob was complete when it was opened: then every byte comes from this node's own store.
     pub fn was_complete(&self) -> bool {
         self.follow.is_none()
@@ -235,5 +276,57 @@ impl BlobReader {
         if let Some((seat, _)) = &self.follow {
             seat.advance(self.at, u64::from(self.info.geometry.piece_bytes()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::store::specimen::{Bench, Specimen};
+    use crate::view::Viewed;
+
+    /// A reader of a blob of which every byte is held and nothing is committed, and the driver's end of what it sees.
+    fn reader(store: &Store, specimen: &Specimen) -> (BlobReader, Viewed) {
+        store.create(&specimen.info).unwrap();
+        let viewed = Viewed::new();
+        viewed.enter(Phase::Arriving(specimen.info));
+        let (complaints, _) = mpsc::channel(1);
+        let pin = store.pin(&specimen.digest());
+        let budget = ByteBudget::new(READ_BYTES_MAX);
+        let reader = BlobReader::complete(store.clone(), pin, specimen.info, budget, complaints);
+        let seat = Seat::new(Arc::new(Notify::new()));
+        (reader.following(seat, viewed.subscribe()), viewed)
+    }
+
+    /// It was looked for every 5 ms, and a blob that was discarded in between could not be told from one that is late.
+    #[tokio::test]
+    async fn the_end_of_a_blob_is_told_as_it_came() {
+        let (bench, specimen) = (Bench::new(), Specimen::new(b"committed", 5));
+        let store = bench.open();
+        let (mut reader, viewed) = reader(&store, &specimen);
+        viewed.enter(Phase::Complete(specimen.info));
+        reader.committed().await.unwrap();
+
+        viewed.enter(Phase::Failed(FailReason::Poisoned));
+        let failed = reader.committed().await;
+        assert!(
+            matches!(
+                failed,
+                Err(ReadError::Failed {
+                    reason: FailReason::Poisoned,
+                    ..
+                })
+            ),
+            "{failed:?}"
+        );
+
+        viewed.enter(Phase::Arriving(specimen.info));
+        drop(viewed);
+        let ended = reader.committed().await;
+        assert!(matches!(ended, Err(ReadError::ShuttingDown)), "{ended:?}");
     }
 }

@@ -27,7 +27,7 @@ mod recover;
 mod shelf;
 mod space;
 #[cfg(test)]
-mod specimen;
+pub(crate) mod specimen;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
