@@ -1,5 +1,6 @@
 //! Buffers that bytes are read into, used again when nobody has a share of the bytes any more: a fresh one of this size costs
-//! its page faults, and one that was used a moment ago is still in cache. Not here: how many may be out at once, which is
+//! its page faults, and one that was used a moment ago is still in cache. What is shorter has memory of its own length: a
+//! buffer is accounted for by the bytes in it, and must not hold more. Not here: how many may be out at once, which is
 //! bounded where bytes are read (a byte budget, the links' send windows).
 
 use std::mem::take;
@@ -18,16 +19,17 @@ pub(super) struct Buffers {
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
-    len: usize,
     home: Arc<Buffers>,
 }
 
 impl Buffers {
-    pub(super) fn take(self: &Arc<Self>) -> Buffer {
-        let spare = self.spare().pop();
+    /// One of this length.
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+        let spare = (len == SERVE_STEP_BYTES)
+            .then(|| self.spare().pop())
+            .flatten();
         Buffer {
-            bytes: spare.unwrap_or_else(|| vec![0; SERVE_STEP_BYTES].into()),
-            len: 0,
+            bytes: spare.unwrap_or_else(|| vec![0; len].into()),
             home: Arc::clone(self),
         }
     }
@@ -38,10 +40,9 @@ impl Buffers {
 }
 
 impl Buffer {
-    /// Its first bytes, to be written over; what it is from then on. At most [`SERVE_STEP_BYTES`].
-    pub(super) fn first_mut(&mut self, len: usize) -> &mut [u8] {
-        self.len = len.min(self.bytes.len());
-        &mut self.bytes[..self.len]
+    /// To be written over: what was read before may still be there.
+    pub(super) fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
     }
 
     pub(super) fn into_bytes(self) -> Bytes {
@@ -51,12 +52,15 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.bytes.len() < SERVE_STEP_BYTES {
+            return;
+        }
         let mut spare = self.home.spare();
         if spare.len() < SPARE_BUFFERS_MAX {
             spare.push(take(&mut self.bytes));
@@ -71,23 +75,37 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_only_when_the_last_share_of_its_bytes_is_gone() {
         let buffers = Arc::new(Buffers::default());
-        let mut buffer = buffers.take();
-        buffer.first_mut(3).copy_from_slice(b"abc");
+        let mut buffer = buffers.take(SERVE_STEP_BYTES);
+        buffer.as_mut()[..3].copy_from_slice(b"abc");
         let bytes = buffer.into_bytes();
-        let share = bytes.slice(1..);
+        let share = bytes.slice(1..3);
         drop(bytes);
         assert!(buffers.spare().is_empty());
         assert_eq!(share, b"bc"[..]);
         drop(share);
         assert_eq!(buffers.spare().len(), 1);
-        drop(buffers.take());
+        drop(buffers.take(SERVE_STEP_BYTES));
         assert_eq!(buffers.spare().len(), 1);
+    }
+
+    /// A client that asks for many small ranges and reads none of the answers had a quarter of a mebibyte for each, of which
+    /// the read budget knew a few bytes.
+    #[test]
+    fn a_short_read_holds_no_more_memory_than_its_length() {
+        let buffers = Arc::new(Buffers::default());
+        drop(buffers.take(SERVE_STEP_BYTES));
+        let short = buffers.take(10);
+        assert_eq!(short.bytes.len(), 10);
+        drop(short);
+        assert_eq!(buffers.spare().len(), 1, "only the whole one waits");
     }
 
     #[test]
     fn no_more_buffers_are_kept_than_is_counted() {
         let buffers = Arc::new(Buffers::default());
-        let all: Vec<Buffer> = (0..2 * SPARE_BUFFERS_MAX).map(|_| buffers.take()).collect();
+        let all: Vec<Buffer> = (0..2 * SPARE_BUFFERS_MAX)
+            .map(|_| buffers.take(SERVE_STEP_BYTES))
+            .collect();
         drop(all);
         assert_eq!(buffers.spare().len(), SPARE_BUFFERS_MAX);
     }

@@ -90,11 +90,8 @@ impl Store {
             return Ok(None);
         };
         let len = usize::try_from(range.len()).unwrap_or(SERVE_STEP_BYTES);
-        let mut buffer = self.inner.buffers.take();
-        if file
-            .read_cached(range.start, buffer.first_mut(len))
-            .is_err()
-        {
+        let mut buffer = self.inner.buffers.take(len);
+        if file.read_cached(range.start, buffer.as_mut()).is_err() {
             return Ok(None);
         }
         let unchanged = self.shelf().same_blob(digest, incarnation)?.losses == losses;
