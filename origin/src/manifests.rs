@@ -202,14 +202,7 @@ impl Inner {
         tag: String,
     ) -> Result<Found, UpstreamError> {
         let key = (repository, tag);
-        let known = this.recall(&key).await;
-        let last = match known {
-            Some(record) => this
-                .stored(record.digest)
-                .await
-                .map(|manifest| (manifest, this.age(record))),
-            None => None,
-        };
+        let last = this.last(&key).await;
         if let Some((manifest, age)) = &last
             && *age < this.freshness.fresh_for
         {
@@ -269,6 +262,12 @@ impl Inner {
         key: &(Repository, String),
     ) -> Result<FetchedManifest, UpstreamError> {
         let (repository, tag) = key;
+        // Whoever asked just before may have been answered between our look at what is known and our turn.
+        if let Some((manifest, age)) = self.last(key).await
+            && age < self.freshness.fresh_for
+        {
+            return Ok(manifest);
+        }
         let registry = self.upstreams.registry(&repository.registry)?;
         let manifest = match registry.resolve(&repository.name, tag).await? {
             Some(digest) => Self::body(self, repository, digest).await?,
@@ -294,6 +293,10 @@ impl Inner {
         let key = (repository.clone(), digest);
         let (inner, repository) = (Arc::clone(this), repository.clone());
         let fetch = || async move {
+            // Whoever asked just before may have had it between our look at the store and our turn.
+            if let Some(manifest) = inner.stored(digest).await {
+                return Ok(manifest);
+            }
             let registry = inner.upstreams.registry(&repository.registry)?;
             let manifest = registry
                 .manifest(&repository.name, &digest.to_string(), Some(digest))
@@ -302,6 +305,13 @@ impl Inner {
             Ok(manifest)
         };
         this.by_digest.fly(&key, &this.tasks, fetch).await
+    }
+
+    /// What the tag was last known to name, and how long ago that was asked.
+    async fn last(&self, key: &(Repository, String)) -> Option<(FetchedManifest, Duration)> {
+        let record = self.recall(key).await?;
+        let manifest = self.stored(record.digest).await?;
+        Some((manifest, self.age(record)))
     }
 
     async fn stored(&self, digest: Digest) -> Option<FetchedManifest> {

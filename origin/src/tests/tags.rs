@@ -311,7 +311,8 @@ async fn silent_upstream_does_not_hold_up_those_that_can_have_an_old_answer() {
     let dir = tempfile::tempdir().unwrap();
     let desk = Desk::new(&tagged, dir.path());
     desk.ask("v1").await.unwrap();
-    // Nobody listens there any more.
+    // Nobody listens there any more, and a connection that is still open for a moment brings no answer either.
+    *tagged.broken.lock().unwrap() = Some(503);
     drop(tagged);
     desk.pass(31);
     assert!(desk.ask("v1").await.unwrap().stale);
