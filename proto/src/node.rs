@@ -82,8 +82,10 @@ pub struct Node {
     leeching: Vec<SwarmIx>,
     /// Origins: swarms that somebody takes part in; the first has the next turn to offer.
     giving: Vec<SwarmIx>,
-    /// Swarms whose timers may have to move.
+    /// Swarms whose timers may have to move, and that may have something to ask for or to offer.
     touched: Vec<SwarmIx>,
+    /// How many sources were wanted when somebody was last asked.
+    window: usize,
 }
 
 impl Node {
@@ -97,6 +99,7 @@ impl Node {
             leeching: Vec::new(),
             giving: Vec::new(),
             touched: Vec::new(),
+            window: 0,
         }
     }
 
@@ -347,6 +350,9 @@ impl Node {
     /// After each input: bans, swarms that are over, the next requests, timers.
     fn settle(&mut self, now: Instant) {
         self.punish(now);
+        if self.touched.is_empty() {
+            return;
+        }
         let touched = std::mem::take(&mut self.touched);
         for ix in &touched {
             self.bury(*ix);
@@ -402,6 +408,7 @@ impl Node {
         }
         let given = self.cx.slots.usual_bytes_per_sec();
         let window = self.cx.pace.window(given);
+        self.window = window;
         let mut idle = 0;
         while idle < self.leeching.len() && self.cx.in_flight < limits::PIECES_IN_FLIGHT_MAX {
             let ix = self.leeching[0];

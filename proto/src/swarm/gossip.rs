@@ -149,7 +149,9 @@ impl Swarm {
     }
 
     pub(crate) fn said_have(&mut self, peer: PeerIx, indexes: &[u32], held: u32, cx: &mut Context) {
-        self.join(peer, cx);
+        if self.neighbours.get(peer).is_none() {
+            self.join(peer, cx);
+        }
         if cx.peers.get(peer).role == Role::Origin {
             // What an origin says it holds is an offer: it is there for us now, whatever it said before.
             let origin = cx.peers.get_mut(peer);

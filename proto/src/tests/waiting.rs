@@ -10,7 +10,11 @@ use crate::*;
 
 /// An agent, and peers that hold all of its blob and have sent it enough that their pace is known: 10 ms a piece.
 fn trained(holders: &[u8]) -> Bench {
-    let mut bench = Bench::leeching(400, holders);
+    trained_on(400, holders)
+}
+
+fn trained_on(pieces: u64, holders: &[u8]) -> Bench {
+    let mut bench = Bench::leeching(pieces, holders);
     for n in holders {
         bench.holds_all(*n);
     }
@@ -45,6 +49,12 @@ fn run(bench: &mut Bench, rounds: u32, frozen: &[u8]) -> (Vec<PeerId>, usize) {
             .iter()
             .filter(|action| matches!(action, Action::CancelFetch { .. }))
             .count();
+    }
+    for (transfer, from, _) in asked {
+        asked_of.push(from);
+        if !frozen.iter().any(|n| peer(*n) == from) {
+            bench.input(Input::Fetched { transfer });
+        }
     }
     (asked_of, cancelled)
 }
@@ -121,41 +131,33 @@ fn one_piece_is_asked_of_so_many_peers_at_once_and_then_of_others_in_their_place
 /// somebody else.
 #[test]
 fn an_origin_that_takes_its_time_is_still_asked_for_what_it_offers() {
-    let mut bench = trained(&[2, 3, 4]);
-    let info = BlobInfo {
-        digest: Digest::of(DigestAlgorithm::Sha256, b"another"),
-        ..bench.info
-    };
-    let digest = info.digest;
+    let mut bench = trained_on(4000, &[2, 3, 4]);
+    let digest = bench.info.digest;
     bench.connect(9, Role::Origin);
-    let range = Some(ByteRange {
-        start: 0,
-        end: u64::MAX,
-    });
-    bench.input(Input::Wanted {
-        digest,
-        reader: ReaderId(2),
-        range,
-    });
-    bench.says(9, PeerMessage::Info { info });
     let offer = |index| PeerMessage::Have {
         digest,
         indexes: vec![index],
         held: 0,
     };
-    bench.says(9, offer(0));
-    let asked = fetches(&bench.drain());
-    let of_origin = |asked: &[(TransferId, PeerId, u32)]| {
-        asked.iter().filter(|(_, from, _)| *from == peer(9)).count()
-    };
-    assert_eq!(of_origin(&asked), 1);
-    for (transfer, _, _) in asked.iter().filter(|(_, from, _)| *from != peer(9)) {
-        let transfer = *transfer;
-        bench.input(Input::Fetched { transfer });
-    }
+    run(&mut bench, 1, &[]);
+    bench.says(9, offer(3998));
+    assert_eq!(asked_of_origin(&mut bench), [3998]);
     run(&mut bench, 10, &[9]);
-    bench.says(9, offer(1));
-    assert_eq!(of_origin(&fetches(&bench.drain())), 1);
+    bench.says(9, offer(3999));
+    assert_eq!(asked_of_origin(&mut bench), [3999]);
+}
+
+/// The others answer at once.
+fn asked_of_origin(bench: &mut Bench) -> Vec<u32> {
+    let mut pieces = Vec::new();
+    for (transfer, from, piece) in fetches(&bench.drain()) {
+        if from == peer(9) {
+            pieces.push(piece);
+        } else {
+            bench.input(Input::Fetched { transfer });
+        }
+    }
+    pieces
 }
 
 /// The one peer that holds anything refuses what it is asked.
