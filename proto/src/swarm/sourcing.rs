@@ -289,10 +289,13 @@ impl Swarm {
         {
             self.sourcing.starving = true;
             self.announcer.hurry(now);
-            self.dial_candidates(cx, now);
             if !cx.tracker_up {
                 self.ask_around(cx);
             }
+        }
+        if self.sourcing.starving {
+            // Again and again: the pause after a lost link or a failed dial may have been over since the last look.
+            self.dial_candidates(cx, now);
         }
         if self.must_open(cx, now) {
             self.open_next(cx);

@@ -340,3 +340,35 @@ fn a_lost_link_frees_its_slot_for_who_was_refused() {
     bench.input(Input::PeerLost { peer: peer(20) });
     assert_eq!(told_free(&bench.drain()), Some(peer(2)));
 }
+
+/// A process that was frozen for so long that its links ended looked for sources once, while the pause after a lost link was
+/// running, and not again: with the tracker gone too it gave up, although everybody else was there.
+#[test]
+fn a_lost_source_is_dialed_again_when_its_pause_is_over() {
+    let mut bench = Bench::new(Role::Agent, 80);
+    bench.want();
+    let holder = Candidate {
+        peer: peer(2),
+        addr: addr(2),
+        zone: Zone::default(),
+        role: Role::Agent,
+        held: 80,
+        seeding: true,
+    };
+    let digest = bench.info.digest;
+    bench.input(Input::Handed {
+        digest,
+        info: Some(bench.info),
+        peers: vec![holder],
+        injected: true,
+    });
+    bench.connect(2, Role::Agent);
+    bench.input(Input::TrackerDown);
+    bench.drain();
+    bench.now += 10 * limits::STARVING_AFTER;
+    bench.pass(Duration::ZERO);
+    bench.input(Input::PeerLost { peer: peer(2) });
+    let dials = |action: &Action| matches!(action, Action::Dial { peer: to, .. } if *to == peer(2));
+    let later = bench.pass(2 * limits::DIAL_BACKOFF_MIN);
+    assert!(later.iter().any(dials));
+}
