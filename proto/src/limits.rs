@@ -187,6 +187,12 @@ pub const FEW_AGENTS: usize = 8;
 /// to an agent whose downlink others fill as well: four left a tenth of the uplink idle, eight kept the intake from
 /// upstream, which comes over the same link, from its share.
 pub const OFFERS_MAX: usize = 6;
+/// Fresh pieces that an origin looks at for one that somebody can be offered: with few agents, those that lack the first
+/// ones may have enough on their way.
+pub const FRESH_LOOKED_AT: usize = 64;
+/// Pieces that an origin is sending at once, those included that their receivers do not take: they do not count above, or
+/// two agents that read nothing would keep it from giving anything to anybody.
+pub const ORIGIN_UPLOADS_MAX: usize = 32;
 /// An agent asks for what it was offered within this time, or another agent is offered it.
 pub const OFFER_PATIENCE: Duration = Duration::from_millis(300);
 /// One that let an offer pass is not offered more for as long again, while others want it; so often doubled at most.

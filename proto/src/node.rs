@@ -439,7 +439,8 @@ impl Node {
         }
         let mut idle = 0;
         while idle < self.giving.len()
-            && self.cx.offered + self.cx.slots.uploads().len() < limits::OFFERS_MAX
+            && self.cx.offered + self.cx.slots.on_time(now) < limits::OFFERS_MAX
+            && self.cx.offered + self.cx.slots.uploads().len() < limits::ORIGIN_UPLOADS_MAX
         {
             let ix = self.giving[0];
             let Some(swarm) = self.swarms.get_mut(&ix).filter(|swarm| swarm.is_giving()) else {

@@ -20,25 +20,22 @@ use super::{Stage, Swarm};
 impl Swarm {
     /// Offers one piece, if there is one to offer and somebody to offer it to.
     pub(crate) fn offer_one(&mut self, cx: &mut Context, now: Instant) -> bool {
-        while let Some(piece) = self
-            .ledger
-            .as_ref()
-            .and_then(|ledger| ledger.fresh().next())
-        {
-            if self.is_with_all(piece) {
-                // Nobody is left to offer it to, and those behind it must not wait for that.
+        let Some(ledger) = self.ledger.as_ref() else {
+            return false;
+        };
+        let first: Vec<PieceIndex> = ledger.fresh().take(limits::FRESH_LOOKED_AT).collect();
+        for piece in &first {
+            // Those behind it must not wait where nobody is left to offer it to, or nobody who takes anything.
+            if self.is_with_all(*piece) {
                 if let Some(ledger) = self.ledger.as_mut() {
-                    ledger.spread(piece);
+                    ledger.spread(*piece);
                 }
-                continue;
+            } else if let Some(to) = self.choose_agent(Some(*piece), cx, now) {
+                self.offer_to(*piece, to, cx, now);
+                return true;
             }
-            let to = self.choose_agent(Some(piece), cx, now);
-            if let Some(to) = to {
-                self.offer_to(piece, to, cx, now);
-            }
-            return to.is_some();
         }
-        self.ledger.is_some() && self.offer_again(cx, now)
+        first.is_empty() && self.offer_again(cx, now)
     }
 
     /// Every agent that takes part says that it holds the piece, and some do take part.
@@ -96,7 +93,7 @@ impl Swarm {
     }
 
     /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
-    /// was given the fewest; never one that has just let an offer pass, or is known to be slow, while others are not.
+    /// was given the fewest; never one that has just let an offer pass, does not take what it is being sent, or is known to be slow, while others are not.
     fn choose_agent(
         &self,
         piece: Option<PieceIndex>,
@@ -125,8 +122,9 @@ impl Swarm {
                 (Some(rate), Some(usual)) => rate < 0.4 * usual,
                 _ => false,
             };
+            let rests = neighbour.rests_until.is_some_and(|until| until > now);
             let key = (
-                neighbour.rests_until.is_some_and(|until| until > now),
+                rests || cx.slots.keeps_waiting(neighbour.peer, now),
                 slow,
                 on_the_way,
                 neighbour.given,
@@ -158,7 +156,7 @@ impl Swarm {
 
     /// Nothing is fresh: with few agents, what they lack is offered a second time while the uplink would idle.
     fn offer_again(&mut self, cx: &mut Context, now: Instant) -> bool {
-        let idle = cx.offered + cx.slots.uploads().len() < limits::UPLOAD_SLOTS;
+        let idle = cx.offered + cx.slots.on_time(now) < limits::UPLOAD_SLOTS;
         if !idle || self.agents() >= limits::FEW_AGENTS || self.is_seeded() {
             return false;
         }

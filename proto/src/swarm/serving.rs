@@ -79,14 +79,18 @@ impl Swarm {
         cx: &mut Context,
         now: Instant,
     ) {
-        let uploads = cx.slots.uploads().len();
+        let on_time = cx.slots.on_time(now);
         let offered =
             self.ledger.as_ref().map(|ledger| ledger.gift(piece)) == Some(Gift::Offered(peer));
-        let refusal = if offered && uploads < limits::UPLOADS_MAX {
+        let full = cx.slots.uploads().len() >= limits::ORIGIN_UPLOADS_MAX;
+        let refusal = if offered && !full {
             None
         } else if let Err(pause) = self.permit(piece, peer, cx, now) {
             Some((RefusalCode::Injected, pause))
-        } else if uploads + cx.offered >= limits::OFFERS_MAX {
+        } else if full
+            || on_time + cx.offered >= limits::OFFERS_MAX
+            || cx.slots.keeps_waiting(peer, now)
+        {
             Some((
                 RefusalCode::Busy,
                 cx.slots

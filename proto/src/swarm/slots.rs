@@ -109,6 +109,21 @@ impl Slots {
             })
     }
 
+    /// Whether this peer has an upload that takes far longer than it should.
+    pub(crate) fn keeps_waiting(&self, peer: PeerIx, now: Instant) -> bool {
+        self.slot_of(peer)
+            .is_some_and(|at| self.is_overdue(&self.slots[at], now))
+    }
+
+    /// Uploads to those that do not.
+    pub(crate) fn on_time(&self, now: Instant) -> usize {
+        self.slots
+            .iter()
+            .filter(|slot| !self.is_overdue(slot, now))
+            .map(|slot| self.to_peer(slot.peer))
+            .sum()
+    }
+
     /// Whether there is a slot for this bid; when not, how long to stay away.
     pub(crate) fn admit(
         &mut self,
@@ -191,7 +206,7 @@ impl Slots {
         now: Instant,
     ) {
         debug_assert!(
-            self.uploads.len() < limits::UPLOADS_MAX,
+            self.uploads.len() < limits::UPLOADS_MAX.max(limits::ORIGIN_UPLOADS_MAX),
             "I6: a piece is served only when admitted"
         );
         self.waiting.retain(|(other, _)| *other != peer);

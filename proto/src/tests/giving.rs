@@ -11,8 +11,12 @@ const AGENTS: std::ops::Range<u8> = 2..12;
 
 /// An origin that holds so many pieces of its blob, and agents that take part in it.
 fn origin(held: u32) -> Bench {
+    origin_among(AGENTS, held)
+}
+
+fn origin_among(agents: std::ops::Range<u8>, held: u32) -> Bench {
     let mut bench = Bench::new(Role::Origin, 80);
-    for n in AGENTS {
+    for n in agents {
         bench.connect(n, Role::Agent);
         let digest = bench.info.digest;
         bench.says(n, PeerMessage::Interest { digest });
@@ -117,4 +121,51 @@ fn the_second_agent_that_asks_for_a_piece_said_to_have_spread_is_given_it() {
         "one doubter is one"
     );
     assert_eq!(ask(&mut bench, doubter, 0), Ok(()));
+}
+
+/// Agents that took pieces and read none of their bytes filled the origin's places: two of them kept it from giving
+/// anything to anybody, until each upload was broken off after ten seconds.
+#[test]
+fn agents_that_do_not_take_their_pieces_keep_none_from_the_others() {
+    let (frozen, all) = (2..4, 2..5);
+    let mut bench = origin_among(all.clone(), 40);
+    let digest = bench.info.digest;
+    let (mut asked, mut given) = (0, std::collections::BTreeSet::new());
+    let mut asks = Vec::new();
+    for _ in 0..500 {
+        for (n, index) in std::mem::take(&mut asks) {
+            asked += 1;
+            let request = RequestId(asked << 8 | u64::from(n));
+            bench.input(Input::Asked {
+                request,
+                peer: peer(n),
+                digest,
+                index,
+            });
+        }
+        for action in bench.pass(std::time::Duration::from_millis(10)) {
+            match action {
+                Action::Serve { request, piece, .. } => {
+                    let n = u8::try_from(request.0 & 0xff).unwrap();
+                    if !frozen.contains(&n) {
+                        given.insert(piece.get());
+                        bench.input(Input::Served {
+                            request,
+                            sent: true,
+                        });
+                        have(&mut bench, n, &[piece.get()]);
+                    }
+                }
+                Action::Say {
+                    peer: to,
+                    message: PeerMessage::Have { indexes, .. },
+                } => {
+                    let n = all.clone().find(|n| peer(*n) == to).unwrap();
+                    asks.push((n, indexes[0]));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(given.len(), 40, "in five seconds");
 }
