@@ -149,14 +149,15 @@ impl Node {
         }
     }
 
-    /// Most of what is said at all is news of pieces from agents that nothing comes from now. While pieces come from as many
-    /// as are wanted, it changes neither what can be asked for nor when: it is taken in, and nothing more is looked at.
+    /// Most of what is said at all is news of pieces from agents near us that nothing comes from now. While pieces come from
+    /// as many as are wanted, it changes neither what can be asked for nor when: it is taken in, and nothing more is looked at.
     fn said_have(&mut self, ix: PeerIx, digest: &Digest, indexes: &[u32], held: u32) {
         let Some(at) = self.by_digest.get(digest).copied() else {
             return;
         };
         let peer = self.cx.peers.get(ix);
-        let is_source = peer.role == Role::Origin || peer.in_flight() > 0;
+        let is_source =
+            peer.role == Role::Origin || peer.in_flight() > 0 || peer.zone != self.cx.options.zone;
         let enough = !self.cx.is_origin() && self.cx.peers.sources() >= self.window;
         match self.swarms.get_mut(&at) {
             Some(swarm) if enough && !is_source && swarm.in_flight() > 0 => {

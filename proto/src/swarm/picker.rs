@@ -7,7 +7,8 @@
 //!
 //! Whom: a window of sources, each with one piece on its way and, in time, one more: first whoever has just sent a piece,
 //! then whoever says that it has a slot, then whoever should be done first. Past the window only those that send
-//! already are asked for their next piece, and origins for what they offer.
+//! already are asked for their next piece, origins for what they offer, and one other zone at a time for what nobody here
+//! has: a whole zone waits for that.
 //!
 //! Never: a piece that is held or requested (I3), a peer that is busy until later, a piece that this peer refused
 //! until later.
@@ -27,7 +28,7 @@ use super::{Stage, Swarm};
 enum Room {
     /// Of anybody.
     Any,
-    /// Only of those who are sending already, and of origins.
+    /// Only of those who are sending already, of origins, and of another zone what nobody here has.
     Known,
     None,
 }
@@ -42,6 +43,8 @@ struct Source {
     /// Only for what nobody else has.
     last_resort: bool,
     near: bool,
+    /// Asked for nothing but what nobody near has.
+    import_only: bool,
 }
 
 impl Swarm {
@@ -78,10 +81,9 @@ impl Swarm {
     }
 
     fn pick(&self, room: Room, cx: &mut Context, now: Instant) -> Option<(usize, PieceIndex)> {
-        let sources = self.sources(room, cx, now);
-        if sources.is_empty() {
-            return self.plea(cx, now);
-        }
+        let all = self.sources(room, cx, now);
+        let mut sources = all.clone();
+        sources.retain(|source| !source.import_only);
         let pieces = self.pieces.as_ref()?;
         for source in &sources {
             let neighbour = self.neighbours.at(source.at);
@@ -94,7 +96,7 @@ impl Swarm {
         if let Some(choice) = self.pick_urgent(&sources, cx, now) {
             return Some(choice);
         }
-        if let Some(choice) = self.pick_import(&sources, cx, now) {
+        if let Some(choice) = self.pick_import(&all, cx, now) {
             return Some(choice);
         }
         for strict in [true, false] {
@@ -118,11 +120,15 @@ impl Swarm {
         };
         let bytes = f64::from(self.piece_bytes());
         let usual = cx.pace.usual_bytes_per_sec();
+        // Where few stand together each has much to bring, and does that with the sources that it has.
+        let near = || self.neighbours.iter().filter(|other| other.near);
+        let imports = room == Room::Known && near().count() >= limits::FEW_AGENTS;
         let mut sources: Vec<Source> = Vec::with_capacity(self.neighbours.len());
         for (at, neighbour) in self.neighbours.iter().enumerate() {
             let peer = cx.peers.get(neighbour.peer);
             let known = neighbour.is_origin || peer.in_flight() > 0;
-            if (room == Room::Known && !known) || !may_ask(peer, now) {
+            let past_window = room == Room::Known && !known;
+            if (past_window && (neighbour.near || !imports)) || !may_ask(peer, now) {
                 continue;
             }
             let useful = neighbour
@@ -155,6 +161,7 @@ impl Swarm {
                 finish_secs: finish * (1.0 + 0.25 * cx.rng.f64()),
                 last_resort: slow,
                 near: neighbour.near,
+                import_only: past_window,
             });
         }
         sources.sort_unstable_by(|a, b| {
