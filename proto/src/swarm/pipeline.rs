@@ -175,6 +175,11 @@ impl Swarm {
             }
             FetchFailure::TimedOut => self.stalled(transfer.peer, cx, now),
             FetchFailure::Lost | FetchFailure::Unvouched => {
+                if failure == FetchFailure::Lost {
+                    // As likely as not its link is at its end, and every other question would fail as soon.
+                    let peer = cx.peers.get_mut(transfer.peer);
+                    peer.avoid(now + limits::RETRY_AFTER_GUESS);
+                }
                 if let Some(neighbour) = self.neighbours.get_mut(transfer.peer) {
                     neighbour.hold_off(transfer.piece, now + limits::STALL_PAUSE, now);
                 }

@@ -197,6 +197,24 @@ fn what_nobody_here_has_is_asked_of_another_zone_at_once() {
     assert_eq!(fetches(&bench.drain()), []);
 }
 
+/// Between the end of a link and the word of it, each question failed at once and the next was asked: for ever, where the
+/// blob had more pieces than are remembered as refused.
+#[test]
+fn a_link_that_fails_at_once_is_not_asked_for_piece_after_piece() {
+    let mut bench = Bench::leeching(1000, &[2]);
+    bench.holds_all(2);
+    let mut asked = 0;
+    for _ in 0..1000 {
+        for (transfer, _, _) in fetches(&bench.drain()) {
+            asked += 1;
+            let failure = FetchFailure::Lost;
+            bench.input(Input::FetchFailed { transfer, failure });
+        }
+    }
+    assert_eq!(asked, limits::PIECES_IN_FLIGHT_PER_PEER_MAX);
+    assert_ne!(fetches(&bench.pass(limits::STALL_PAUSE)), [], "it is again");
+}
+
 /// The one peer that holds anything refuses what it is asked.
 fn refused(code: RefusalCode) -> Bench {
     let mut bench = Bench::leeching(80, &[2]);
