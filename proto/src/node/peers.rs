@@ -30,36 +30,44 @@ pub(crate) enum LinkState {
 }
 
 /// A measured rate: an average that forgets, so that yesterday's congestion does not condemn a peer.
+///
+/// What is averaged is the time that a byte took. Two pieces on one link may end in the same moment, the first late and the
+/// second at no time at all: together that is what they took, whereas an average of bytes per second would take the second
+/// for millions of times the link.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rate(f64);
+pub(crate) struct Rate {
+    /// `None` until something was measured; then within the bounds below.
+    secs_per_byte: Option<f64>,
+}
 
 impl Rate {
     /// Weight of the newest sample.
     const NEWEST: f64 = 0.3;
+    /// No link is faster than a byte in this time.
+    const SECS_PER_BYTE_MIN: f64 = 1e-12;
+    /// None is worth telling from one that is this slow; times of pieces stay far from what a clock can count.
+    const SECS_PER_BYTE_MAX: f64 = 1.0;
 
     /// Takes in that `bytes` took `span`.
     pub(crate) fn sample(&mut self, bytes: u64, span: Duration) {
-        let secs = span.as_secs_f64().max(1e-6);
-        let sample = bytes as f64 / secs;
-        self.0 = if self.0 == 0.0 {
-            sample
-        } else {
-            self.0 + Self::NEWEST * (sample - self.0)
-        };
+        let sample = (span.as_secs_f64() / bytes.max(1) as f64)
+            .clamp(Self::SECS_PER_BYTE_MIN, Self::SECS_PER_BYTE_MAX);
+        self.secs_per_byte = Some(match self.secs_per_byte {
+            None => sample,
+            Some(known) => known + Self::NEWEST * (sample - known),
+        });
     }
 
     /// Takes in that nothing came in a time in which something should have.
     pub(crate) fn punish(&mut self, at_most_bytes_per_sec: f64) {
-        self.0 = if self.0 == 0.0 {
-            at_most_bytes_per_sec
-        } else {
-            (self.0 * 0.5).min(at_most_bytes_per_sec)
-        };
+        let at_least = 1.0 / at_most_bytes_per_sec.max(1.0);
+        let punished = self.secs_per_byte.map_or(at_least, |known| 2.0 * known);
+        self.secs_per_byte = Some(punished.max(at_least).min(Self::SECS_PER_BYTE_MAX));
     }
 
     /// Bytes per second; `None` until something was measured.
     pub(crate) fn bytes_per_sec(self) -> Option<f64> {
-        (self.0 > 0.0).then_some(self.0)
+        self.secs_per_byte.map(f64::recip)
     }
 }
 
@@ -413,5 +421,32 @@ mod tests {
             rate.sample(100, Duration::from_secs(1));
         }
         assert!(rate.bytes_per_sec().unwrap() < 110.0);
+    }
+    /// Two uploads to one peer were acknowledged together: the second read as 1 MiB within a microsecond, the usual rate as
+    /// hundreds of GB/s for the next twenty pieces, and every other peer as hopelessly slow beside it.
+    #[test]
+    fn pieces_that_end_together_do_not_count_as_a_fast_link() {
+        let mut rate = Rate::default();
+        for _ in 0..10 {
+            rate.sample(1 << 20, Duration::from_millis(600));
+            rate.sample(1 << 20, Duration::ZERO);
+            let reached = rate.bytes_per_sec().unwrap() * 0.3 / f64::from(1 << 20);
+            assert!((0.4..2.5).contains(&reached), "{reached} of the link");
+        }
+    }
+
+    /// A peer that stalls again and again halved its rate each time, until the time of a piece was more than a clock holds.
+    #[test]
+    fn a_rate_never_gets_so_low_that_a_piece_takes_for_ever() {
+        let now = Instant::from_nanos(0);
+        let mut book = PeerBook::default();
+        let ix = book.intern(peer_id(1), Role::Agent, &Zone::default(), now);
+        for _ in 0..2_000 {
+            book.get_mut(ix).download.punish(1e5);
+        }
+        for _ in 0..2 {
+            book.begin_fetch(ix, 8 << 20, now);
+        }
+        assert!(book.get(ix).ask_at().is_some_and(|at| at > now));
     }
 }

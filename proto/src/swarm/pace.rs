@@ -24,7 +24,9 @@ const LEVEL_LIFE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 struct Level {
-    bytes_per_sec: f64,
+    /// What a turn took while so many sources were sending, in seconds per byte: an average of what pieces took, since
+    /// two that end together would make one of what they reached worth nothing.
+    turn: f64,
     seen: Instant,
 }
 
@@ -68,7 +70,7 @@ impl Pace {
             spans: Recent::default(),
             turns: Recent::default(),
             levels: [Level {
-                bytes_per_sec: 0.0,
+                turn: f64::INFINITY,
                 seen: now,
             }; LEVELS + 1],
             window: limits::SOURCES_START,
@@ -91,30 +93,31 @@ impl Pace {
         let per_byte = |time: Duration| time.as_secs_f64().max(1e-6) / bytes.max(1) as f64;
         self.spans.add(per_byte(span));
         self.turns.add(per_byte(turn));
-        self.learn_window(sources as f64 / per_byte(turn), sources, now);
+        self.learn_window(per_byte(turn), sources, now);
     }
 
-    fn learn_window(&mut self, bytes_per_sec: f64, sources: usize, now: Instant) {
+    fn learn_window(&mut self, turn: f64, sources: usize, now: Instant) {
+        let alive = |level: &Level| now.saturating_duration_since(level.seen) < LEVEL_LIFE;
         let level = &mut self.levels[sources.clamp(1, LEVELS)];
-        let fresh =
-            level.bytes_per_sec > 0.0 && now.saturating_duration_since(level.seen) < LEVEL_LIFE;
-        level.bytes_per_sec = if fresh {
-            level.bytes_per_sec + 0.2 * (bytes_per_sec - level.bytes_per_sec)
+        level.turn = if level.turn.is_finite() && alive(level) {
+            level.turn + 0.2 * (turn - level.turn)
         } else {
-            bytes_per_sec
+            turn
         };
         level.seen = now;
-        let alive = |level: &Level| now.saturating_duration_since(level.seen) < LEVEL_LIFE;
-        let best = self
-            .levels
-            .iter()
-            .filter(|level| alive(level))
-            .map(|level| level.bytes_per_sec)
+        let bytes_per_sec = |sources: usize, level: &Level| sources as f64 / level.turn;
+        let alive = || {
+            self.levels
+                .iter()
+                .enumerate()
+                .filter(|(_, level)| alive(level))
+        };
+        let best = alive()
+            .map(|(sources, level)| bytes_per_sec(sources, level))
             .fold(0.0, f64::max);
-        let enough = self
-            .levels
-            .iter()
-            .position(|level| alive(level) && level.bytes_per_sec >= NEARLY * best);
+        let enough = alive()
+            .find(|(sources, level)| bytes_per_sec(*sources, level) >= NEARLY * best)
+            .map(|(sources, _)| sources);
         self.window = enough
             .unwrap_or(limits::SOURCES_START)
             .clamp(limits::SOURCES_MIN, LEVELS);
@@ -211,6 +214,22 @@ mod tests {
     #[test]
     fn the_window_stays_small_when_the_downlink_is_the_limit() {
         let window = run(|in_flight| Duration::from_millis(10) * u32::try_from(in_flight).unwrap());
+        assert_eq!(window, limits::SOURCES_MIN);
+    }
+
+    /// One late and one early are two on time. What they reached made an average of 1.3 times the link, and worse where the
+    /// second took no time of its own: as many sources as that happened with were taken for the fastest.
+    #[test]
+    fn pieces_that_come_unevenly_do_not_widen_the_window() {
+        let odd = std::cell::Cell::new(false);
+        let window = run(|sources| {
+            let fair = Duration::from_millis(10) * u32::try_from(sources).unwrap();
+            if sources <= limits::SOURCES_MIN {
+                return fair;
+            }
+            odd.set(!odd.get());
+            if odd.get() { fair * 3 / 2 } else { fair / 2 }
+        });
         assert_eq!(window, limits::SOURCES_MIN);
     }
 
