@@ -187,6 +187,9 @@ pub const FEW_AGENTS: usize = 8;
 /// to an agent whose downlink others fill as well: four left a tenth of the uplink idle, eight kept the intake from
 /// upstream, which comes over the same link, from its share.
 pub const OFFERS_MAX: usize = 6;
+/// Pieces that an origin gives to an agent of its own zone for each that it gives to one of another. What is given abroad
+/// comes back over the same link between zones: of two zones, the one crosses once, the other twice.
+pub const GIFTS_HOME_PER_ABROAD: u32 = 2;
 /// Fresh pieces that an origin looks at for one that somebody can be offered: with few agents, those that lack the first
 /// ones may have enough on their way.
 pub const FRESH_LOOKED_AT: usize = 64;

@@ -93,7 +93,8 @@ impl Swarm {
     }
 
     /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
-    /// was given the fewest; never one that has just let an offer pass, does not take what it is being sent, or is known to be slow, while others are not.
+    /// was given the fewest, where a piece given abroad counts for several; never one that has just let an offer pass,
+    /// does not take what it is being sent, or is known to be slow, while others are not.
     fn choose_agent(
         &self,
         piece: Option<PieceIndex>,
@@ -123,11 +124,16 @@ impl Swarm {
                 _ => false,
             };
             let rests = neighbour.rests_until.is_some_and(|until| until > now);
+            let weight = if neighbour.near {
+                1
+            } else {
+                limits::GIFTS_HOME_PER_ABROAD
+            };
             let key = (
                 rests || cx.slots.keeps_waiting(neighbour.peer, now),
                 slow,
                 on_the_way,
-                neighbour.given,
+                neighbour.given.saturating_mul(weight),
                 cx.rng.u32(..),
             );
             if best.is_none_or(|(least, _)| key < least) {

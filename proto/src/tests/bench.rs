@@ -71,10 +71,14 @@ impl Bench {
     }
 
     pub(super) fn connect(&mut self, n: u8, role: Role) {
+        self.connect_from(Zone::default(), n, role);
+    }
+
+    pub(super) fn connect_from(&mut self, zone: Zone, n: u8, role: Role) {
         self.input(Input::Connected {
             peer: peer(n),
             role,
-            zone: Zone::default(),
+            zone,
             addr: addr(n),
         });
     }

@@ -169,3 +169,39 @@ fn agents_that_do_not_take_their_pieces_keep_none_from_the_others() {
     }
     assert_eq!(given.len(), 40, "in five seconds");
 }
+
+/// Every other piece was given abroad, and came back from there: three copies for two zones crossed between them.
+#[test]
+fn an_origin_gives_more_to_its_own_zone() {
+    let mut bench = Bench::new(Role::Origin, 80);
+    for n in AGENTS {
+        let zone: Zone = if n % 2 == 0 {
+            Zone::default()
+        } else {
+            "abroad".parse().unwrap()
+        };
+        bench.connect_from(zone, n, Role::Agent);
+        let digest = bench.info.digest;
+        bench.says(n, PeerMessage::Interest { digest });
+    }
+    bench.input(Input::Seeded { info: bench.info });
+    let mut home = 0;
+    for index in 0..60 {
+        ingest(&mut bench, index);
+        for (to, pieces) in told(&bench.drain()) {
+            let mut agents = AGENTS;
+            let n = agents.find(|n| peer(*n) == to).unwrap();
+            home += u32::from(n % 2 == 0);
+            assert_eq!(ask(&mut bench, n, pieces[0]), Ok(()));
+            bench.input(Input::Served {
+                request: RequestId(u64::from(n) << 32 | u64::from(pieces[0])),
+                sent: true,
+            });
+            let mut agents = AGENTS;
+            let second = agents.find(|other| *other != n).unwrap();
+            have(&mut bench, n, &pieces);
+            have(&mut bench, second, &pieces);
+        }
+    }
+    assert!((36..=44).contains(&home), "two of three: {home} of 60");
+}
