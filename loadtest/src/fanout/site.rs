@@ -68,8 +68,7 @@ impl Site {
         }
         let stores = scenario.agents as u64 + 2;
         // Where memory is had at hand, that takes half as much again as the stores.
-        let ballast = scenario.link.rate().map_or(stores * 3 / 2, |_| 0);
-        folder.need(scenario.bytes() * (stores + ballast))?;
+        folder.need(scenario.bytes() * (stores + stores * 3 / 2))?;
         let act = screen.act("make the image");
         let (seed, sizes) = (scenario.seed, scenario.layers.clone());
         let image = tokio::task::spawn_blocking(move || Image::of_sizes(seed, &sizes)).await?;
