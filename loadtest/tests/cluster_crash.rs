@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 const MIB: u64 = 1 << 20;
 const WITHIN: Duration = Duration::from_secs(120);
-/// Pieces that may be under way when an agent dies, each of 1 MiB for the layers used here.
+/// What may be under way when an agent dies, in pieces of 256 KiB for the layers used here.
 const UNDER_WAY_MAX: u64 = 16 * MIB;
 
 fn signal(member: &Member, signal: Signal) {

@@ -70,8 +70,12 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn geometry(blob_bytes: u64) -> Geometry {
+        Geometry::try_new(blob_bytes, 1 << 20).unwrap()
+    }
+
     fn cut(blob_bytes: u64, at: u64, buffers: &[usize]) -> Vec<(u32, usize, bool)> {
-        let mut cutter = Cutter::new(Geometry::for_blob(blob_bytes).unwrap(), at);
+        let mut cutter = Cutter::new(geometry(blob_bytes), at);
         let mut out = Vec::new();
         for buffer in buffers {
             cutter.push(Bytes::from(vec![0; *buffer]));
@@ -109,7 +113,7 @@ mod tests {
             blob_bytes in 1u64..5 * MIB,
             buffers in proptest::collection::vec(1usize..700_000, 1..60),
         ) {
-            let geometry = Geometry::for_blob(blob_bytes).unwrap();
+            let geometry = geometry(blob_bytes);
             let mut left = usize::try_from(blob_bytes).unwrap();
             let mut fed = Vec::new();
             for buffer in buffers.iter().cycle() {

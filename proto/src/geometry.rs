@@ -206,24 +206,22 @@ mod tests {
     #[test]
     fn piece_length_is_near_a_1024th_of_the_blob() {
         let cases = [
-            (0, 1),
-            (1, 1),
-            (256 * MIB, 1),
-            (512 * MIB, 1),
-            (1024 * MIB, 1),
-            (2047 * MIB, 1),
-            (2048 * MIB, 2),
-            (4096 * MIB, 4),
-            (5120 * MIB, 4),
-            (8192 * MIB, 8),
-            (100 * 1024 * MIB, 8),
+            (0, 256),
+            (1, 256),
+            (255 * MIB, 256),
+            (511 * MIB, 256),
+            (512 * MIB, 512),
+            (1023 * MIB, 512),
+            (1024 * MIB, 1024),
+            (2047 * MIB, 1024),
+            (2048 * MIB, 2048),
+            (5120 * MIB, 4096),
+            (8192 * MIB, 8192),
+            (100 * 1024 * MIB, 8192),
         ];
-        for (blob, piece_mib) in cases {
-            assert_eq!(
-                u64::from(Geometry::for_blob(blob).unwrap().piece_bytes()),
-                piece_mib * MIB,
-                "{blob}"
-            );
+        for (blob, piece_kib) in cases {
+            let geometry = Geometry::for_blob(blob).unwrap();
+            assert_eq!(geometry.piece_bytes(), piece_kib << 10, "{blob}");
         }
     }
 
@@ -233,7 +231,7 @@ mod tests {
             Geometry::for_blob(BLOB_BYTES_MAX + 1),
             Err(GeometryError::BlobTooLong(BLOB_BYTES_MAX + 1))
         );
-        for piece in [0, 1, 3 << 20, 1 << 19, 1 << 24, u32::MAX] {
+        for piece in [0, 1, 3 << 20, 1 << 17, 1 << 24, u32::MAX] {
             assert_eq!(
                 Geometry::try_new(MIB, piece),
                 Err(GeometryError::PieceLength(piece))

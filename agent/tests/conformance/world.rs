@@ -280,7 +280,7 @@ impl Seeder for Upstream {
             let blob = blob.ok_or_else(|| Refusal::new(RefusalCode::NotFound))?;
             let blob_bytes = blob.len() as u64;
             let handle = self.handle.get().expect("the agent has started");
-            let geometry = Geometry::for_blob(blob_bytes).unwrap();
+            let geometry = Geometry::try_new(blob_bytes, 1 << 20).unwrap();
             let info = BlobInfo::sign_guarded(&handle.key(), digest, geometry, guard);
             if !stat {
                 self.begin(handle, info, blob).await;

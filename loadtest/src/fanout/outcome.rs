@@ -331,9 +331,9 @@ mod tests {
         assert_eq!(report.origin_copies, Some(1.1));
         assert_eq!(report.upstream_copies, Some(1.0));
         assert_eq!(report.failed_agents, Some(0));
-        // 257 pieces of 1 MiB at 100 Mbit/s.
+        // 1,025 pieces of 256 KiB at 100 Mbit/s.
         let bound = report.bound_s.expect("a bound");
-        assert!((bound - 257.0 * 1.048576 * 0.08).abs() < 1e-9, "{bound}");
+        assert!((bound - 1025.0 * 0.262144 * 0.08).abs() < 1e-9, "{bound}");
     }
 
     #[test]

@@ -94,8 +94,8 @@ pub(crate) struct Peer {
     pub(crate) download: Rate,
     /// What it takes from us.
     pub(crate) upload: Rate,
-    /// From our question to its no.
-    pub(crate) rtt: Duration,
+    /// From our question to its no; `None` until it said one.
+    rtt: Option<Duration>,
     /// The bytes of each fetch under way from it, in the order of asking, which is that of sending.
     under_way: Vec<u64>,
     /// A fetch from it takes far longer than fetches do: while it lasts it is no source, and not asked.
@@ -142,7 +142,41 @@ impl Peer {
     pub(crate) fn ask_at(&self) -> Option<Instant> {
         self.busy_until
             .max(self.avoided_until)
-            .max(self.second_ask_at())
+            .max(self.next_ask_at())
+    }
+
+    /// Whether it has been asked for as much as is good for pieces of this length: one that comes, and what is asked for
+    /// ahead of its end.
+    pub(crate) fn is_asked_enough(&self, piece_bytes: u32) -> bool {
+        if self.role == Role::Origin {
+            return self.in_flight() >= limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX;
+        }
+        let far = self.asked_ahead_bytes(piece_bytes.into()) > f64::from(piece_bytes);
+        let enough = if far {
+            limits::PIECES_IN_FLIGHT_PER_PEER_MAX
+        } else {
+            limits::PIECES_IN_FLIGHT_PER_PEER
+        };
+        self.in_flight() >= enough
+    }
+
+    /// The time from a question to its answer.
+    pub(crate) fn rtt(&self) -> Duration {
+        self.rtt.unwrap_or(limits::RTT_GUESS)
+    }
+
+    /// A question was answered with no, which takes no other time.
+    pub(crate) fn time_answer(&mut self, span: Duration) {
+        let span = span.min(limits::RTT_MAX);
+        self.rtt = Some(self.rtt.map_or(span, |known| (known * 7 + span) / 8));
+    }
+
+    /// What should still be to come from an agent when it is asked for the next piece, where pieces have this length: the
+    /// share of one by which choosing waits for news, or what comes within a round trip.
+    fn asked_ahead_bytes(&self, piece_bytes: u64) -> f64 {
+        let share = limits::ASKED_AHEAD_SHARE * piece_bytes as f64;
+        let rate = self.download.bytes_per_sec().unwrap_or_default();
+        share.max(rate * self.rtt().as_secs_f64())
     }
 
     /// Not asked before `until`, whatever it says in between.
@@ -155,15 +189,16 @@ impl Peer {
         self.free_until.is_some_and(|until| until > now)
     }
 
-    /// While one piece comes: when the next should be asked for, so that it is chosen by the latest news and still asked
+    /// While pieces come: when the next should be asked for, so that it is chosen by the latest news and still asked
     /// for in time. `None`: at once.
-    fn second_ask_at(&self) -> Option<Instant> {
-        if self.in_flight() != 1 || self.role == Role::Origin {
+    fn next_ask_at(&self) -> Option<Instant> {
+        if self.role == Role::Origin {
             return None;
         }
+        let ahead = self.asked_ahead_bytes(self.coming_bytes());
+        let surplus = self.queued_bytes() as f64 - ahead;
         let rate = self.download.bytes_per_sec()?;
-        let share = limits::SECOND_ASK_SHARE * self.queued_bytes() as f64 / rate;
-        Some(self.began + Duration::from_secs_f64(share))
+        (surplus > 0.0).then(|| self.began + Duration::from_secs_f64(surplus / rate))
     }
 
     /// It has a slot now. Believed of an agent that had to refuse us, once for each no; never of one that let us wait.
@@ -302,7 +337,7 @@ impl PeerBook {
             stalls: 0,
             download: Rate::default(),
             upload: Rate::default(),
-            rtt: limits::RTT_GUESS,
+            rtt: None,
             under_way: Vec::new(),
             late: false,
             began: now,
@@ -448,5 +483,30 @@ mod tests {
             book.begin_fetch(ix, 8 << 20, now);
         }
         assert!(book.get(ix).ask_at().is_some_and(|at| at > now));
+    }
+
+    #[test]
+    fn an_agent_far_away_is_asked_sooner_and_for_more() {
+        const PIECE: u32 = 256 << 10;
+        let now = Instant::from_nanos(0);
+        let asked = |rtt: Duration| {
+            let mut book = PeerBook::default();
+            let ix = book.intern(peer_id(1), Role::Agent, &Zone::default(), now);
+            let peer = book.get_mut(ix);
+            peer.download
+                .sample(PIECE.into(), Duration::from_millis(50));
+            peer.time_answer(rtt);
+            book.begin_fetch(ix, PIECE.into(), now);
+            let next = book.get(ix).ask_at();
+            book.begin_fetch(ix, PIECE.into(), now);
+            (next, book.get(ix).is_asked_enough(PIECE))
+        };
+        let (near, enough) = asked(Duration::from_millis(1));
+        let in_30_ms = now + Duration::from_millis(30);
+        assert!(near.unwrap().saturating_duration_since(in_30_ms) < Duration::from_micros(1));
+        assert!(enough, "one waits behind another");
+        let (far, enough) = asked(Duration::from_millis(70));
+        assert_eq!(far, None, "at once");
+        assert!(!enough, "two wait");
     }
 }

@@ -105,7 +105,7 @@ fn wire_forms_come_back_and_bad_ones_are_refused() {
         Ok(proof)
     );
     let past = schema::PieceProof {
-        index: 3,
+        index: info.geometry.piece_count().get(),
         ..proof.to_wire()
     };
     assert!(PieceProof::from_wire(&past, &info.geometry).is_err());

@@ -128,7 +128,9 @@ impl Swarm {
             let peer = cx.peers.get(neighbour.peer);
             let known = neighbour.is_origin || peer.in_flight() > 0;
             let past_window = room == Room::Known && !known;
-            if (past_window && (neighbour.near || !imports)) || !may_ask(peer, now) {
+            if (past_window && (neighbour.near || !imports))
+                || !may_ask(peer, self.piece_bytes(), now)
+            {
                 continue;
             }
             let useful = neighbour
@@ -146,7 +148,7 @@ impl Swarm {
                 }
                 _ => false,
             };
-            let finish = (peer.queued_bytes() as f64 + bytes) / rate + peer.rtt.as_secs_f64();
+            let finish = (peer.queued_bytes() as f64 + bytes) / rate + peer.rtt().as_secs_f64();
             // Whoever has just sent us a piece has a slot for us still; who says it has one comes next.
             let rank = match peer {
                 _ if neighbour.is_origin => 2,
@@ -252,7 +254,8 @@ impl Swarm {
             return None;
         }
         let at = self.neighbours.iter().position(|neighbour| {
-            neighbour.is_origin && may_ask(cx.peers.get(neighbour.peer), now)
+            let peer = cx.peers.get(neighbour.peer);
+            neighbour.is_origin && may_ask(peer, self.piece_bytes(), now)
         })?;
         let neighbour = self.neighbours.at(at);
         let nowhere = |piece: &PieceIndex| {
@@ -307,15 +310,10 @@ impl Swarm {
 }
 
 /// Whether this peer may be asked for anything now.
-pub(super) fn may_ask(peer: &Peer, now: Instant) -> bool {
-    let limit = if peer.role == crate::Role::Origin {
-        limits::PIECES_IN_FLIGHT_PER_ORIGIN_MAX
-    } else {
-        limits::PIECES_IN_FLIGHT_PER_PEER_MAX
-    };
+pub(super) fn may_ask(peer: &Peer, piece_bytes: u32, now: Instant) -> bool {
     peer.is_live()
         && !peer.late
-        && peer.in_flight() < limit
+        && !peer.is_asked_enough(piece_bytes)
         && peer.ask_at().is_none_or(|at| at <= now)
 }
 

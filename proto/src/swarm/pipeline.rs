@@ -214,7 +214,7 @@ impl Swarm {
             .clamp(limits::RETRY_AFTER_MIN, limits::RETRY_AFTER_OBEYED);
         let span = now.saturating_duration_since(transfer.asked);
         let peer = cx.peers.get_mut(transfer.peer);
-        peer.rtt = (peer.rtt * 7 + span.min(limits::RTT_MAX)) / 8;
+        peer.time_answer(span);
         match refusal.code {
             RefusalCode::Busy => peer.busy_until = peer.busy_until.max(Some(now + wait)),
             RefusalCode::Unavailable => peer.avoid(now + wait),
@@ -358,7 +358,7 @@ impl Swarm {
                 !self.transfers.iter().any(asked)
                     && neighbour.has(transfer.piece)
                     && !neighbour.is_held_off(transfer.piece, now)
-                    && may_ask(cx.peers.get(neighbour.peer), now)
+                    && may_ask(cx.peers.get(neighbour.peer), self.piece_bytes(), now)
             })
             .min_by(|(_, a), (_, b)| {
                 let (a, b) = (cx.peers.get(a.peer), cx.peers.get(b.peer));

@@ -159,7 +159,7 @@ fn refused_peer_is_not_asked_again_before_retry_after() {
     let mut bench = Bench::leeching(8, &[2]);
     bench.holds_all(2);
     let asked = fetches(&bench.drain());
-    assert_eq!(asked.len(), limits::PIECES_IN_FLIGHT_PER_PEER_MAX);
+    assert_eq!(asked.len(), limits::PIECES_IN_FLIGHT_PER_PEER);
     for (transfer, _, _) in asked {
         let failure = refusal(RefusalCode::Busy, Duration::from_millis(100));
         bench.input(Input::FetchFailed { transfer, failure });

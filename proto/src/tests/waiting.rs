@@ -69,7 +69,7 @@ fn a_frozen_source_is_asked_again_seldom() {
     assert!(frozen >= 1, "it was asked at all");
     assert!(cancelled >= 1, "others took its place");
     assert!(
-        frozen <= 3 * limits::PIECES_IN_FLIGHT_PER_PEER_MAX,
+        frozen <= 3 * limits::PIECES_IN_FLIGHT_PER_PEER,
         "asked {frozen} times in five seconds"
     );
 }
@@ -85,7 +85,7 @@ fn sources_that_are_all_silent_are_not_all_replaced() {
     bench.pass(limits::HEDGE_MIN / 2);
     let after = bench.node.status().in_flight;
     assert!(
-        after <= before + limits::PIECES_IN_FLIGHT_PER_PEER_MAX,
+        after <= before + limits::PIECES_IN_FLIGHT_PER_PEER,
         "{before} pieces under way, {after} when nothing came"
     );
 }
@@ -211,7 +211,7 @@ fn a_link_that_fails_at_once_is_not_asked_for_piece_after_piece() {
             bench.input(Input::FetchFailed { transfer, failure });
         }
     }
-    assert_eq!(asked, limits::PIECES_IN_FLIGHT_PER_PEER_MAX);
+    assert_eq!(asked, limits::PIECES_IN_FLIGHT_PER_PEER);
     assert_ne!(fetches(&bench.pass(limits::STALL_PAUSE)), [], "it is again");
 }
 

@@ -142,7 +142,7 @@ impl Store {
             ahead,
             received_bytes: 0,
             batch: Vec::new(),
-            batch_bytes: WRITE_BATCH_BYTES,
+            batch_bytes: WRITE_BATCH_BYTES.min(geometry.piece_bytes() as usize),
             sink,
             _pin: pin,
         })

@@ -15,7 +15,10 @@ use tempfile::TempDir;
 use super::disk::{DirEntry, DirLock, Disk, DiskFile, OsDisk};
 use super::{RecoveryReport, Store, StoreError, StoreOptions};
 
-/// Blob lengths at every boundary of the shortest piece, each with its reason.
+/// What all specimens are cut in: longer than a batch of the writer, so that a piece takes several.
+const PIECE_BYTES: u32 = 1 << 20;
+
+/// Blob lengths at every boundary of a piece, each with its reason.
 pub(crate) const SIZES: [(&str, u64); 7] = [
     ("no pieces at all", 0),
     ("one byte", 1),
@@ -53,7 +56,8 @@ impl Specimen {
         bytes.truncate(usize::try_from(blob_bytes).unwrap());
         let key = OriginKey::from_secret(&[7; 32]);
         let digest = Digest::of(algorithm, &bytes);
-        let info = BlobInfo::sign(&key, digest, Geometry::for_blob(blob_bytes).unwrap());
+        let geometry = Geometry::try_new(blob_bytes, PIECE_BYTES).unwrap();
+        let info = BlobInfo::sign(&key, digest, geometry);
         Self {
             key,
             bytes: bytes.into(),

@@ -24,7 +24,8 @@ impl Specimen {
         bytes.truncate(blob_bytes);
         let key = OriginKey::from_secret(&[7; 32]);
         let digest = Digest::of(DigestAlgorithm::Sha256, &bytes);
-        let info = BlobInfo::sign(&key, digest, Geometry::for_blob(blob_bytes as u64).unwrap());
+        let geometry = Geometry::try_new(blob_bytes as u64, 1 << 20).unwrap();
+        let info = BlobInfo::sign(&key, digest, geometry);
         Self {
             key,
             bytes: bytes.into(),

@@ -118,7 +118,7 @@ async fn shape_signed_by_an_agent_is_ignored() {
         shoal_proto::Role::Agent,
         ([127, 0, 0, 1], 0).into(),
     );
-    let wrong = Geometry::for_blob(2 * MIB as u64).unwrap();
+    let wrong = Geometry::try_new(2 * MIB as u64, 1 << 20).unwrap();
     let info = BlobInfo::sign(&stranger.identity.origin_key(), stage.digest, wrong);
     let story = Story {
         info,

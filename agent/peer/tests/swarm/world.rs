@@ -302,7 +302,7 @@ impl Upstream {
 
     /// The shape, signed by the origin that this is the upstream of.
     pub(crate) fn info(&self, digest: &Digest) -> Option<BlobInfo> {
-        let geometry = Geometry::for_blob(self.blobs.get(digest)?.len() as u64).unwrap();
+        let geometry = Geometry::try_new(self.blobs.get(digest)?.len() as u64, 1 << 20).unwrap();
         Some(BlobInfo::sign(&self.handle.get()?.key(), *digest, geometry))
     }
 }

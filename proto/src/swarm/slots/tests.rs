@@ -111,10 +111,12 @@ fn one_peer_too_many_is_refused_at_once_and_each_refused_one_a_little_longer() {
 }
 
 #[test]
-fn the_next_piece_waits_behind_the_one_that_is_sent_and_a_third_is_refused() {
+fn the_next_pieces_wait_behind_the_one_that_is_sent_and_one_more_is_refused() {
     let mut bench = Bench::new();
     let first = bench.ask(0).unwrap();
-    bench.ask(0).unwrap();
+    for _ in 1..limits::SLOT_DEPTH {
+        bench.ask(0).unwrap();
+    }
     assert!(bench.ask(0).is_err());
     bench.finish(first, 10);
     bench.ask(0).unwrap();
