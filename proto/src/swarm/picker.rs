@@ -294,7 +294,9 @@ impl Swarm {
             .iter()
             .filter_map(|neighbour| {
                 let peer = cx.peers.get(neighbour.peer);
-                let busy = peer.ask_at().filter(|until| *until > now);
+                // Asked enough, it is asked again when a piece of its own has ended, and not by the clock.
+                let enough = peer.is_asked_enough(self.piece_bytes());
+                let busy = peer.ask_at().filter(|until| !enough && *until > now);
                 let useful = || {
                     let holds = neighbour.holds.as_ref();
                     neighbour.is_origin || holds.is_some_and(|holds| pieces.any_open_in(holds))
