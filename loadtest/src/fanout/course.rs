@@ -28,7 +28,7 @@ pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Re
     if scenario.warm {
         warm_up(screen, scenario, site).await?;
     }
-    let ballast = ballast(screen, scenario, site).await?;
+    let _ballast = ballast(screen, scenario).await?;
     let act = screen.act(&format!(
         "{} clients pull {}",
         scenario.agents,
@@ -38,7 +38,7 @@ pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Re
     let before = Account::open(site).await?;
     let cpu = MachineCpu::now()?;
     let began = Instant::now();
-    let mut watch = Watch::new(screen, scenario, site, progress.clone(), began)?.with(ballast);
+    let mut watch = Watch::new(screen, scenario, site, progress.clone(), began)?;
     let starts = starts(scenario);
     let pulls = pulls(scenario, site, &starts, &progress, began);
     let deliveries = tokio::select! {
@@ -65,13 +65,13 @@ pub(super) async fn run(screen: &Screen, scenario: &Scenario, site: &Site) -> Re
 
 /// The memory that the run will fill is made ready, unless it fills none: else the machine may be the limit of a shaped run
 /// for no reason of ours, and where links are not shaped, CPU is what is measured.
-async fn ballast(screen: &Screen, scenario: &Scenario, site: &Site) -> Result<Option<Ballast>> {
+async fn ballast(screen: &Screen, scenario: &Scenario) -> Result<Option<Ballast>> {
     if scenario.warm || scenario.baseline {
         return Ok(None);
     }
     let act = screen.act("have memory at hand for what will be stored");
     let stores = scenario.agents as u64 + u64::from(!scenario.seeded);
-    let ballast = Ballast::take_on(site.folder(), scenario.bytes() * stores).await?;
+    let ballast = Ballast::take_on(scenario.bytes() * stores).await?;
     act.done("");
     Ok(Some(ballast))
 }

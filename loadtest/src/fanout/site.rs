@@ -209,11 +209,6 @@ impl Site {
         Ok(member.inside(self.network.space(&name), Arc::clone(room)))
     }
 
-    /// Where everything of this run lies.
-    pub(super) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// What the client of the agent with this index asks.
     pub(super) fn client(&self, index: usize) -> Client {
         match self.agents.get(index) {

@@ -17,7 +17,6 @@ use super::delivery::Progress;
 use super::outcome::{CROSS_ZONE, UPLOADED};
 use super::scenario::Scenario;
 use super::site::Site;
-use crate::ballast::Ballast;
 use crate::cluster::Member;
 use crate::network::machine::{LinkBytes, link_of};
 use crate::report;
@@ -45,9 +44,6 @@ pub(super) struct Watch<'a> {
     bars: Vec<ProgressBar>,
     links: Vec<Watched>,
     crossed: Vec<f64>,
-    ballast: Option<Ballast>,
-    /// Bytes that all links together have taken in.
-    taken_in: u64,
     looked_at: Instant,
     looks: u32,
     film: Film,
@@ -95,18 +91,10 @@ impl<'a> Watch<'a> {
             bars,
             links,
             crossed: vec![0.0; site.agents.len()],
-            ballast: None,
-            taken_in: 0,
             looked_at: began,
             looks: 0,
             film,
         })
-    }
-
-    /// Gives this ballast back as the processes take bytes in.
-    pub(super) fn with(mut self, ballast: Option<Ballast>) -> Self {
-        self.ballast = ballast;
-        self
     }
 
     /// Looks on until it is dropped. Cancel safe: a look is taken whole or not at all.
@@ -149,14 +137,10 @@ impl<'a> Watch<'a> {
         self.film.progress.at_s.push(at);
         for (link, row) in self.links.iter_mut().zip(&mut self.film.links.rows) {
             let bytes = link_of(link.pid)?;
-            self.taken_in += bytes.rx - link.bytes.rx;
             let rate = |now: u64, before: u64| (now - before) as f64 * 8.0 / since;
             row.tx_bits_per_sec.push(rate(bytes.tx, link.bytes.tx));
             row.rx_bits_per_sec.push(rate(bytes.rx, link.bytes.rx));
             link.bytes = bytes;
-        }
-        if let Some(ballast) = &self.ballast {
-            ballast.make_room(self.taken_in)?;
         }
         if !self.links.is_empty() {
             self.film.links.at_s.push(at);
