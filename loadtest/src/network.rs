@@ -1,7 +1,11 @@
-//! A network of our own: one namespace per host, each behind a link shaped both ways, around a bridge in a namespace
+//! A network of our own: one namespace per host, each behind a link shaped both ways, around a router in a namespace
 //! that holds nothing else.
 //!
-//! What for: links whose rate is known, on one machine. What not for: loss, delay, or more than one switch. Invariants:
+//! A router and not a bridge, because of who is held to account: a kernel counts what a socket has sent until it has left
+//! the host, as it leaves through a network card. Through a bridge between namespaces it would be counted until the other
+//! host has taken it in, and a socket whose peer is slow would be full for all its peers.
+//!
+//! What for: links whose rate is known, on one machine. What not for: loss, delay, or more than one router. Invariants:
 //! nothing of the machine's own network is touched; a network goes when it is dropped; one that was left behind by a
 //! run that is dead is recognised by its name and removed by the next run.
 
@@ -31,8 +35,11 @@ pub const TC: Program = Program {
 /// Where `ip netns` keeps the names.
 const NAMES: &str = "/run/netns";
 const PREFIX: &str = "shoal-";
-const SWITCH: &str = "switch";
-const BRIDGE: &str = "bridge0";
+/// Of the namespace that writes it.
+const FORWARDS: &str = "/proc/sys/net/ipv4/ip_forward";
+const ROUTER: &str = "router";
+/// The router's address on every port; a link-local one, since a host need not know others.
+const GATEWAY: &str = "169.254.1.1";
 /// The only interface of a host, besides loopback.
 const INTERFACE: &str = "eth0";
 /// What leaves a host at once, a train of 64 KiB, passes the shaper whole; otherwise it is taken apart, which costs CPU.
@@ -62,7 +69,7 @@ impl Network {
     /// Makes all hosts and their links.
     ///
     /// # Errors
-    /// No root, no iproute2, or a kernel without namespaces, bridges or the `tbf` shaper.
+    /// No root, no iproute2, or a kernel without namespaces, forwarding or the `tbf` shaper.
     pub fn create(hosts: &[HostPlan], mtu: u16) -> Result<Self> {
         ready()?;
         remove_leftovers();
@@ -73,12 +80,9 @@ impl Network {
             spaces: Vec::new(),
             mtu,
         };
-        network.add_space(SWITCH)?;
-        let switch = network.space(SWITCH);
-        ip(&format!(
-            "-n {switch} link add name {BRIDGE} mtu {mtu} type bridge"
-        ))?;
-        ip(&format!("-n {switch} link set {BRIDGE} up"))?;
+        network.add_space(ROUTER)?;
+        room::inside(&network.space(ROUTER), || fs::write(FORWARDS, "1"))?
+            .with_context(|| format!("cannot write {FORWARDS}"))?;
         for host in hosts {
             network.add_host(host)?;
         }
@@ -100,24 +104,29 @@ impl Network {
 
     fn add_host(&mut self, host: &HostPlan) -> Result<()> {
         self.add_space(&host.name)?;
-        let (space, switch, mtu) = (self.space(&host.name), self.space(SWITCH), self.mtu);
-        let port = format!("p-{}", host.name);
+        let (space, router, mtu) = (self.space(&host.name), self.space(ROUTER), self.mtu);
+        let (port, address) = (format!("p-{}", host.name), host.address);
         ip(&format!(
-            "-n {switch} link add name {port} mtu {mtu} type veth peer name {INTERFACE} mtu {mtu} netns {space}"
+            "-n {router} link add name {port} mtu {mtu} type veth peer name {INTERFACE} mtu {mtu} netns {space}"
         ))?;
         // No IPv6: its router solicitations would be the only traffic that nobody asked for.
         ip(&format!("-n {space} link set {INTERFACE} addrgenmode none"))?;
-        ip(&format!("-n {switch} link set {port} addrgenmode none"))?;
-        ip(&format!("-n {switch} link set {port} master {BRIDGE} up"))?;
+        ip(&format!("-n {router} link set {port} addrgenmode none"))?;
+        ip(&format!("-n {router} link set {port} up"))?;
+        ip(&format!("-n {router} address add {GATEWAY}/32 dev {port}"))?;
+        ip(&format!("-n {router} route add {address}/32 dev {port}"))?;
         ip(&format!(
-            "-n {space} address add {}/16 dev {INTERFACE}",
-            host.address
+            "-n {space} address add {address}/32 dev {INTERFACE}"
         ))?;
         ip(&format!("-n {space} link set lo up"))?;
         ip(&format!("-n {space} link set {INTERFACE} up"))?;
+        ip(&format!(
+            "-n {space} route add {GATEWAY}/32 dev {INTERFACE} scope link"
+        ))?;
+        ip(&format!("-n {space} route add default via {GATEWAY}"))?;
         if let Some(rate) = host.link {
             shape(&space, INTERFACE, rate)?;
-            shape(&switch, &port, rate)?;
+            shape(&router, &port, rate)?;
         }
         Ok(())
     }

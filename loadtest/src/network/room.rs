@@ -92,6 +92,22 @@ impl Drop for Room {
     }
 }
 
+/// Does this on a thread of its own in the namespace of this name, and waits for it.
+///
+/// # Errors
+/// There is no such namespace, it may not be entered, or the work panicked.
+pub fn inside<T: Send>(space: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let path = format!("/run/netns/{space}");
+    let name = File::open(&path).with_context(|| path.clone())?;
+    let there = || {
+        move_into_link_name_space(name.as_fd(), Some(LinkNameSpaceType::Network))
+            .map(|()| work())
+            .with_context(|| format!("cannot enter {path}"))
+    };
+    let done = thread::scope(|scope| scope.spawn(there).join());
+    done.map_err(|_panic| anyhow::anyhow!("work in a namespace panicked"))?
+}
+
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
