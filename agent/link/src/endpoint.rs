@@ -19,13 +19,14 @@ use crate::accept::Acceptor;
 use crate::credentials::{Admit, Credentials};
 use crate::handshake::Introduction;
 use crate::identity::Identity;
+use crate::socket::ShallowSocket;
 use crate::tls::{Tls, TlsError};
 
 /// Above 6,550 bytes a batch of ten segments passes 64 KiB, the kernel refuses it, and the transfer hangs; with 6,500 a
 /// byte costs less than half of what it costs at 1,452.
 const DATAGRAM_BYTES_MAX: u16 = 6_500;
 /// A descheduled receiver loses thousands of packets a GiB with the kernel's default of 208 KiB, none with this.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// What one stream may have under way: a whole piece.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// What one link may have under way; bounds what a peer can make us buffer.
@@ -131,8 +132,10 @@ impl Endpoint {
         config
             .max_udp_payload_size(DATAGRAM_BYTES_MAX)
             .map_err(|error| failed(io::Error::other(error)))?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let socket = Arc::new(ShallowSocket::new(socket, &*runtime).map_err(failed)?);
         let quinn =
-            quinn::Endpoint::new(config, Some(server), socket, Arc::new(quinn::TokioRuntime))
+            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
                 .map_err(failed)?;
         let bound = quinn.local_addr().map_err(failed)?;
         let peer_port = if options.accepts_peers {
@@ -204,9 +207,8 @@ fn socket(bind: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&bind.into())?;
     // The kernel grants what it allows; less of it costs packets, not correctness.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    let (recv, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
-    tracing::debug!(%bind, recv, send, "socket buffers granted, in bytes");
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+    let granted = socket.recv_buffer_size()?;
+    tracing::debug!(%bind, granted, "receive buffer, in bytes");
     Ok(socket.into())
 }

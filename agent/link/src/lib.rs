@@ -15,6 +15,7 @@ mod framed;
 mod handshake;
 mod identity;
 mod link;
+mod socket;
 mod tls;
 
 #[cfg(test)]
