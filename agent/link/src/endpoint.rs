@@ -1,7 +1,7 @@
 //! The socket: one UDP port, on which links are dialed and accepted, with the transport settings that were measured.
 //!
-//! Not here: who may come in (`handshake`). The settings are those of docs/PROTOCOL.md §1 and their reasons stand beside them;
-//! changing one changes memory (windows times links) or CPU per byte, so measure.
+//! Not here: who may come in (`handshake`); how much waits in the host's own queue (`socket`). Each setting has its reason
+//! beside it; changing one changes memory (windows times links) or CPU per byte, so measure.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
