@@ -19,9 +19,9 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use crate::network::machine;
 
 const STEP_BYTES: u64 = 1 << 20;
-/// A stretch in which one page is kept. Half of what hosts take at a time, since a file's neighbours need not be
-/// neighbours in memory; large enough for the stretches that the kernel looks for when a long write comes.
-const HOLE_BYTES: u64 = 1 << 20;
+/// A stretch in which one page is kept: what hosts take at a time. A file that is written in order lies in memory in order,
+/// and a mebibyte in each stretch stays whole, which the kernel looks for when a long write comes.
+const HOLE_BYTES: u64 = 2 << 20;
 const KEPT_BYTES: u64 = 4 << 10;
 /// Memory that is left alone.
 const SPARED_BYTES: u64 = 2 << 30;
@@ -33,10 +33,10 @@ pub(crate) struct Ballast {
 }
 
 impl Ballast {
-    /// Has so much memory at hand and half as much again, since not every free stretch is as long as the kernel would like;
-    /// or as much as the machine can spare.
+    /// Has twice so much memory at hand, since not every free stretch is as long as the kernel would like; or as much as the
+    /// machine can spare.
     pub(crate) async fn take_on(bytes: u64) -> Result<Self> {
-        tokio::task::spawn_blocking(move || Self::fill(bytes * 3 / 2)).await?
+        tokio::task::spawn_blocking(move || Self::fill(bytes * 2)).await?
     }
 
     fn fill(bytes: u64) -> Result<Self> {
@@ -68,6 +68,6 @@ mod tests {
     async fn nearly_all_of_the_ballast_is_given_back_and_a_page_in_each_stretch_is_kept() {
         let ballast = Ballast::take_on(8 << 20).await.unwrap();
         let held = ballast._kept.metadata().unwrap().blocks() * 512;
-        assert_eq!(held, 12 * KEPT_BYTES);
+        assert_eq!(held, 8 * KEPT_BYTES);
     }
 }
