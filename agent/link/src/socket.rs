@@ -10,7 +10,6 @@
 //! The bound follows the rate, since what is a long queue for a slow link is an empty one for a fast link before a busy
 //! process has had its turn. Not here: how much each peer may have under way, which is congestion control's.
 
-use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
@@ -26,7 +25,7 @@ use socket2::SockRef;
 const QUEUE_TIME: Duration = Duration::from_millis(5);
 /// Never less, in bytes with the kernel's own share of them: eight trains of packets.
 const QUEUE_BYTES_MIN: u64 = 128 << 10;
-/// Never more, in bytes.
+/// Never more, in bytes: what had been enough for any rate that two cores reach, and a bound on the kernel's memory.
 const QUEUE_BYTES_MAX: u64 = 8 << 20;
 /// How often the rate is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -36,6 +35,7 @@ const FADE_ONE_IN: u64 = 20;
 const OFF_ONE_IN: u64 = 4;
 
 /// A socket that says it is full before its host's queue is.
+#[derive(Debug)]
 pub(crate) struct ShallowSocket {
     io: Arc<dyn AsyncUdpSocket>,
     /// The same socket, for its options.
@@ -68,14 +68,6 @@ impl ShallowSocket {
         if let Err(error) = SockRef::from(&self.socket).set_send_buffer_size(half) {
             tracing::debug!(%error, bytes, "the send buffer stays as it is");
         }
-    }
-}
-
-impl fmt::Debug for ShallowSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShallowSocket")
-            .field("io", &self.io)
-            .finish_non_exhaustive()
     }
 }
 
