@@ -330,6 +330,11 @@ impl Inner {
         let handle = &handle;
         let registry = self.policy.registry(repository, right)?;
         let mut held = self.held(&digest, guard).await?;
+        if let Some(here) = held.as_ref().filter(|held| held.complete) {
+            // It arrived whole after this asker had looked for it, and before it led.
+            lead.opened(here.info);
+            return Ok(());
+        }
         if let Some(whole) = held.as_ref().filter(|held| held.held.is_full()) {
             // Every piece was stored, and the end was not reached: no byte is needed from upstream.
             return self.conclude(lead, handle, whole.info).await;
@@ -389,8 +394,8 @@ impl Inner {
         }
     }
 
-    /// What is left of an earlier attempt, if it is of use. Bytes that came under another guard are not: they would
-    /// come to be had by those who may not have them, or be kept from those who may.
+    /// What is here of it, if it is of use. Bytes that an attempt cut short left here under another guard are not: they
+    /// would come to be had by those who may not have them, or be kept from those who may.
     async fn held(
         &self,
         digest: &Digest,
@@ -407,7 +412,7 @@ impl Inner {
             }
             return Ok(None);
         }
-        Ok(Some(blob).filter(|blob| !blob.complete))
+        Ok(Some(blob))
     }
 
     async fn discard(&self, digest: Digest) -> Result<(), IngestError> {
@@ -438,5 +443,43 @@ fn first_missing(blob: &StoredBlob) -> u64 {
     match missing {
         Some(piece) => geometry.range_of(piece).start,
         None => geometry.blob_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Stage, within};
+    use crate::upstream::scripted::{Scripted, blob, digest_of, noise};
+
+    /// One of a hundred askers looked for the blob, was held up until it had come in whole, and then led a download of
+    /// what was here.
+    #[tokio::test]
+    async fn late_asker_finds_what_came_in_since_it_looked() {
+        let content = noise(3 << 20, 1);
+        let sent = content.clone();
+        let scripted = Scripted::serve(move |seen| blob(seen, &sent)).await;
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::start(dir.path(), scripted.entry()).await;
+        let inner = &stage.origin.ingest.inner;
+        let repository = Repository {
+            registry: scripted.addr.to_string(),
+            name: "team/app".into(),
+        };
+        let wish = (digest_of(&content), repository, Right::Everyone);
+
+        let (first, _) = within(Arc::clone(inner).open(wish.clone(), None))
+            .await
+            .unwrap();
+        within(async {
+            while inner.opens.running() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let (second, _) = within(Arc::clone(inner).open(wish, None)).await.unwrap();
+        assert_eq!(second, first);
+        assert_eq!(scripted.seen().len(), 1);
+        stage.stop().await;
     }
 }

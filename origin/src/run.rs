@@ -78,7 +78,7 @@ pub enum OriginError {
 #[derive(Clone, Debug)]
 pub struct Origin {
     handle: Handle,
-    ingest: Ingest,
+    pub(crate) ingest: Ingest,
     tracker: Option<Tracker>,
     secrets: ClusterSecrets,
     registry_addr: SocketAddr,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
-use shoal_daemon::config::{ByteSize, Span};
+use shoal_daemon::config::ByteSize;
 use shoal_daemon::telemetry::LogSection;
 use shoal_proto::Digest;
 use shoal_proto::wire::Source;
@@ -29,15 +29,15 @@ use crate::upstream::scripted::{Scripted, install_provider};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// An origin in a folder, until it is stopped.
-struct Stage {
-    origin: Origin,
+pub(crate) struct Stage {
+    pub(crate) origin: Origin,
     client: reqwest::Client,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Stage {
-    async fn start(dir: &Path, upstream: UpstreamEntry) -> Self {
+    pub(crate) async fn start(dir: &Path, upstream: UpstreamEntry) -> Self {
         Self::start_with(dir, vec![upstream]).await
     }
 
@@ -80,7 +80,7 @@ impl Stage {
     }
 
     /// Ends it as a signal would, and waits until nothing of it is left.
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.tasks.close();
         within(self.tasks.wait()).await;
@@ -101,8 +101,6 @@ fn config(dir: &Path, upstream: Vec<UpstreamEntry>) -> Config {
     raw.admin.listen = any;
     raw.tracker.listen = any;
     raw.store.free_floor = ByteSize::new(0);
-    raw.pull.header_timeout = Span::millis(1_500);
-    raw.pull.idle_timeout = Span::millis(500);
     Config::try_from(raw).unwrap()
 }
 
@@ -122,7 +120,7 @@ async fn body(response: Response) -> Bytes {
     within(response.bytes()).await.unwrap()
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future)
         .await
         .expect("within the deadline")
