@@ -17,14 +17,14 @@ use crate::config::UpstreamConfig;
 use crate::listings::Listings;
 use crate::policy::Policy;
 use crate::upstream::Upstreams;
-use crate::upstream::scripted::{Scripted, Seen, digest_of, impatient, install_provider, status};
+use crate::upstream::scripted::{Scripted, Seen, digest_of, install_provider, patient, status};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 fn listings(scripted: &Scripted) -> Listings {
     install_provider();
     let config = UpstreamConfig::try_from(scripted.entry()).unwrap();
-    let upstreams = Upstreams::new(vec![config], false, impatient());
+    let upstreams = Upstreams::new(vec![config], false, patient());
     let policy = Policy::new(Arc::new(upstreams), CallerKey::new([7; 32]));
     Listings::new(policy, TaskTracker::new())
 }

@@ -150,13 +150,23 @@ impl Scripted {
     pub(crate) fn registry(&self) -> Registry {
         registry(self.entry())
     }
+
+    /// A client for it that gives up soon what hangs. A busy machine may hang as well: not for counting requests.
+    pub(crate) fn impatient_registry(&self) -> Registry {
+        registry_with(self.entry(), impatient())
+    }
 }
 
-/// A client as configured, impatient.
+/// A client as configured.
 pub(crate) fn registry(entry: UpstreamEntry) -> Registry {
+    registry_with(entry, patient())
+}
+
+/// A client as configured, with other deadlines.
+pub(crate) fn registry_with(entry: UpstreamEntry, timeouts: Timeouts) -> Registry {
     install_provider();
     let config = UpstreamConfig::try_from(entry).unwrap();
-    Registry::new(config, &EnvProxies::default(), impatient()).unwrap()
+    Registry::new(config, &EnvProxies::default(), timeouts).unwrap()
 }
 
 /// What `main` does once for the process.
@@ -165,6 +175,16 @@ pub(crate) fn install_provider() {
     ONCE.call_once(|| {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
+}
+
+/// Deadlines that no test runs into, however busy the machine is.
+pub(crate) fn patient() -> Timeouts {
+    Timeouts {
+        connect: Duration::from_secs(30),
+        header: Duration::from_secs(30),
+        idle: Duration::from_secs(30),
+        backoff: Duration::from_millis(2),
+    }
 }
 
 /// Deadlines that a test can wait for.

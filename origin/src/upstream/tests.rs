@@ -15,7 +15,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::{Method, header};
 
-use super::scripted::{Scripted, blob, cut_blob, digest_of, noise, stalled_blob, status, with};
+use super::scripted::{
+    Scripted, blob, cut_blob, digest_of, impatient, noise, registry_with, stalled_blob, status,
+    with,
+};
 use super::{Registry, UpstreamError};
 
 /// Nothing in here takes longer.
@@ -107,7 +110,9 @@ async fn stalled_download_is_taken_up_again() {
     })
     .await;
     assert_eq!(
-        download(&scripted.registry(), &body, 0).await.unwrap(),
+        download(&scripted.impatient_registry(), &body, 0)
+            .await
+            .unwrap(),
         body
     );
     assert_eq!(scripted.seen()[1].from(), Some(100_000));
@@ -225,11 +230,11 @@ async fn slow_headers_end_within_the_deadline() {
             .unwrap()
     })
     .await;
-    let registry = scripted.registry();
+    let registry = scripted.impatient_registry();
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut entry = scripted.entry();
     entry.url = Some(format!("http://{}", silent.local_addr().unwrap()));
-    for registry in [registry, super::scripted::registry(entry)] {
+    for registry in [registry, registry_with(entry, impatient())] {
         let error = download(&registry, &noise(10, 9), 0).await.unwrap_err();
         assert!(
             matches!(error, UpstreamError::Unavailable { .. }),

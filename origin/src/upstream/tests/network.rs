@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::{Defaults, UpstreamConfig, UpstreamEntry};
-use crate::upstream::scripted::{Scripted, blob, impatient, install_provider, noise, registry};
+use crate::upstream::scripted::{Scripted, blob, install_provider, noise, patient, registry};
 use crate::upstream::{EnvProxies, LOOK_EVERY, Registry, UpstreamError, Upstreams};
 
 use super::download;
@@ -130,7 +130,7 @@ fn with_folder(entry: UpstreamEntry, folder: &Path) -> Registry {
         ..Defaults::default()
     };
     let config = UpstreamConfig::new(entry, &defaults).unwrap();
-    Registry::new(config, &EnvProxies::default(), impatient()).unwrap()
+    Registry::new(config, &EnvProxies::default(), patient()).unwrap()
 }
 
 async fn is_had(registry: &Registry, body: &Bytes) -> bool {
@@ -199,7 +199,7 @@ async fn renewed_certificates_are_taken_up_and_broken_ones_are_not() {
         ..entry(&scripted)
     };
     let config = UpstreamConfig::try_from(named).unwrap();
-    let upstreams = Upstreams::new(vec![config], false, impatient());
+    let upstreams = Upstreams::new(vec![config], false, patient());
     let (name, start) = (scripted.addr.to_string(), Instant::now());
     let at = |turn: u32| {
         upstreams
@@ -229,7 +229,7 @@ async fn files_that_are_no_certificates_are_named() {
         UpstreamConfig::try_from(entry).unwrap()
     };
     let refused = || {
-        let made = Registry::new(config(), &EnvProxies::default(), impatient());
+        let made = Registry::new(config(), &EnvProxies::default(), patient());
         made.err().unwrap().to_string()
     };
     assert!(refused().contains("cannot read"), "{}", refused());
@@ -324,7 +324,7 @@ async fn proxy_of_the_environment_is_tunnelled_through_with_its_own_credential_a
         let variables = variables.map(|(name, value)| (name.to_owned(), value));
         let environment = EnvProxies::from_environment(variables.into_iter());
         let config = UpstreamConfig::try_from(named).unwrap();
-        let registry = Registry::new(config, &environment, impatient()).unwrap();
+        let registry = Registry::new(config, &environment, patient()).unwrap();
         assert!(!format!("{registry:?}").contains("canary"));
         is_had(&registry, &body).await
     };
