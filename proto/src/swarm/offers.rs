@@ -93,8 +93,9 @@ impl Swarm {
     }
 
     /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
-    /// was given the fewest, where a piece given abroad counts for several; never one that has just let an offer pass,
-    /// does not take what it is being sent, or is known to be slow, while others are not.
+    /// was given the fewest, where a piece given abroad counts for several, and one more may be on its way at home; never
+    /// one that has just let an offer pass, does not take what it is being sent, or is known to be slow, while others are
+    /// not.
     fn choose_agent(
         &self,
         piece: Option<PieceIndex>,
@@ -102,6 +103,7 @@ impl Swarm {
         now: Instant,
     ) -> Option<PeerIx> {
         let usual = cx.slots.usual_bytes_per_sec();
+        let others_abroad = self.neighbours.iter().any(|neighbour| !neighbour.near);
         let mut best = None;
         for neighbour in self.neighbours.iter() {
             let on_the_way = cx.slots.to_peer(neighbour.peer) + neighbour.offers as usize;
@@ -124,16 +126,17 @@ impl Swarm {
                 _ => false,
             };
             let rests = neighbour.rests_until.is_some_and(|until| until > now);
-            let weight = if neighbour.near {
-                1
+            let (weight, waiting) = if neighbour.near && others_abroad {
+                (1, on_the_way.saturating_sub(1))
             } else {
-                limits::GIFTS_HOME_PER_ABROAD
+                (limits::GIFTS_HOME_PER_ABROAD, on_the_way)
             };
             let key = (
                 rests || cx.slots.keeps_waiting(neighbour.peer, now),
                 slow,
-                on_the_way,
+                waiting,
                 neighbour.given.saturating_mul(weight),
+                on_the_way,
                 cx.rng.u32(..),
             );
             if best.is_none_or(|(least, _)| key < least) {

@@ -170,11 +170,10 @@ fn agents_that_do_not_take_their_pieces_keep_none_from_the_others() {
     assert_eq!(given.len(), 40, "in five seconds");
 }
 
-/// Every other piece was given abroad, and came back from there: three copies for two zones crossed between them.
-#[test]
-fn an_origin_gives_more_to_its_own_zone() {
+/// An origin among agents of which every other one is abroad.
+fn origin_of_two_zones(agents: std::ops::Range<u8>) -> Bench {
     let mut bench = Bench::new(Role::Origin, 80);
-    for n in AGENTS {
+    for n in agents {
         let zone: Zone = if n % 2 == 0 {
             Zone::default()
         } else {
@@ -185,23 +184,67 @@ fn an_origin_gives_more_to_its_own_zone() {
         bench.says(n, PeerMessage::Interest { digest });
     }
     bench.input(Input::Seeded { info: bench.info });
+    bench
+}
+
+/// The offers that were made meanwhile: to which agent, of which piece.
+fn offers(bench: &mut Bench, agents: std::ops::Range<u8>) -> Vec<(u8, u32)> {
+    let mut offers = Vec::new();
+    for (to, pieces) in told(&bench.drain()) {
+        let n = agents.clone().find(|n| peer(*n) == to).unwrap();
+        offers.extend(pieces.into_iter().map(|piece| (n, piece)));
+    }
+    offers
+}
+
+/// The agent takes what it was offered, and soon another one has it as well. What is offered then comes back.
+fn take(bench: &mut Bench, agents: std::ops::Range<u8>, (n, piece): (u8, u32)) -> Vec<(u8, u32)> {
+    bench.input(Input::Asked {
+        request: RequestId(u64::from(n) << 32 | u64::from(piece)),
+        peer: peer(n),
+        digest: bench.info.digest,
+        index: piece,
+    });
+    bench.input(Input::Served {
+        request: RequestId(u64::from(n) << 32 | u64::from(piece)),
+        sent: true,
+    });
+    let second = agents.clone().find(|other| *other != n).unwrap();
+    have(bench, n, &[piece]);
+    have(bench, second, &[piece]);
+    offers(bench, agents)
+}
+
+/// Every other piece was given abroad, and came back from there: three copies for two zones crossed between them.
+#[test]
+fn an_origin_gives_more_to_its_own_zone() {
+    let mut bench = origin_of_two_zones(AGENTS);
     let mut home = 0;
     for index in 0..60 {
         ingest(&mut bench, index);
-        for (to, pieces) in told(&bench.drain()) {
-            let mut agents = AGENTS;
-            let n = agents.find(|n| peer(*n) == to).unwrap();
-            home += u32::from(n % 2 == 0);
-            assert_eq!(ask(&mut bench, n, pieces[0]), Ok(()));
-            bench.input(Input::Served {
-                request: RequestId(u64::from(n) << 32 | u64::from(pieces[0])),
-                sent: true,
-            });
-            let mut agents = AGENTS;
-            let second = agents.find(|other| *other != n).unwrap();
-            have(&mut bench, n, &pieces);
-            have(&mut bench, second, &pieces);
+        for offer in offers(&mut bench, AGENTS) {
+            home += u32::from(offer.0 % 2 == 0);
+            assert_eq!(take(&mut bench, AGENTS, offer), vec![]);
         }
+    }
+    assert!((36..=44).contains(&home), "two of three: {home} of 60");
+}
+
+/// With as many pieces on their way as there are agents, each had one of them, and who had the fewest on the way was
+/// offered the next: half of them abroad.
+#[test]
+fn an_origin_gives_more_to_its_own_zone_when_all_its_agents_are_busy() {
+    let agents = 2..10;
+    let mut bench = origin_of_two_zones(agents.clone());
+    for index in 0..60 {
+        ingest(&mut bench, index);
+    }
+    let mut waiting = std::collections::VecDeque::from(offers(&mut bench, agents.clone()));
+    assert_eq!(waiting.len(), limits::OFFERS_MAX);
+    let mut home = 0;
+    while let Some(offer) = waiting.pop_front() {
+        home += u32::from(offer.0 % 2 == 0);
+        waiting.extend(take(&mut bench, agents.clone(), offer));
     }
     assert!((36..=44).contains(&home), "two of three: {home} of 60");
 }
