@@ -68,6 +68,32 @@ fn parse_available(meminfo: &str) -> Option<u64> {
     Some(kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
+/// Bytes of free memory that lie in stretches as long as `bytes` or longer, as the kernel keeps them: what it takes for
+/// long writes.
+///
+/// # Errors
+/// No /proc, or a kernel that does not tell.
+pub fn memory_free_in(bytes: u64) -> Result<u64> {
+    let text = fs::read_to_string("/proc/buddyinfo").context("/proc/buddyinfo")?;
+    let page = rustix::param::page_size() as u64;
+    parse_free_in(&text, page, bytes).context("/proc/buddyinfo is not what it used to be")
+}
+
+fn parse_free_in(buddyinfo: &str, page_bytes: u64, bytes: u64) -> Option<u64> {
+    let mut free = 0;
+    for line in buddyinfo.lines() {
+        let (_, zone) = line.split_once("zone")?;
+        // After the zone's name the free stretches of one page, of two, of four, and so on.
+        for (order, count) in zone.split_whitespace().skip(1).enumerate() {
+            let stretch = page_bytes.checked_shl(u32::try_from(order).ok()?)?;
+            if stretch >= bytes {
+                free += count.parse::<u64>().ok()?.checked_mul(stretch)?;
+            }
+        }
+    }
+    Some(free)
+}
+
 /// CPU time that a process has taken, with all its threads.
 ///
 /// # Errors
@@ -133,6 +159,18 @@ mod tests {
         assert_eq!(parse_available(meminfo), Some(22_998_100 * 1024));
         assert_eq!(parse_available("MemTotal: 1 kB\n"), None);
         assert!(memory_available().is_ok());
+    }
+
+    #[test]
+    fn free_memory_is_counted_from_a_length_of_its_stretches_on() {
+        let buddyinfo = "Node 0, zone      DMA      0      1      3 \nNode 0, zone   Normal      7      0      2 \n";
+        assert_eq!(
+            parse_free_in(buddyinfo, 4096, 1),
+            Some(4096 * (2 + 12 + 7 + 8))
+        );
+        assert_eq!(parse_free_in(buddyinfo, 4096, 16384), Some(4096 * 20));
+        assert_eq!(parse_free_in("Node 0, zone DMA x", 4096, 1), None);
+        assert!(memory_free_in(1).is_ok());
     }
 
     #[test]
