@@ -46,6 +46,7 @@ where
             maximum: Some(0),
         },
     );
+    crate::memory::keep_freed();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -35,6 +35,7 @@ pub mod bind;
 pub mod config;
 pub mod data_dir;
 pub mod exit;
+pub mod memory;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
