@@ -93,9 +93,9 @@ impl Swarm {
     }
 
     /// The agent that is to have the next piece: the one with the fewest pieces on their way to it, then the one that
-    /// was given the fewest, where a piece given abroad counts for several, and one more may be on its way at home; never
-    /// one that has just let an offer pass, does not take what it is being sent, or is known to be slow, while others are
-    /// not.
+    /// was given the fewest. With agents in other zones, the one that was given the fewest in the first place, where a
+    /// piece given abroad counts for several: all of a few agents have pieces on their way at any time. Never one that has
+    /// just let an offer pass, does not take what it is being sent, or is known to be slow, while others are not.
     fn choose_agent(
         &self,
         piece: Option<PieceIndex>,
@@ -126,17 +126,21 @@ impl Swarm {
                 _ => false,
             };
             let rests = neighbour.rests_until.is_some_and(|until| until > now);
-            let (weight, waiting) = if neighbour.near && others_abroad {
-                (1, on_the_way.saturating_sub(1))
+            let share = if !others_abroad {
+                0
+            } else if neighbour.near {
+                neighbour.given
             } else {
-                (limits::GIFTS_HOME_PER_ABROAD, on_the_way)
+                neighbour
+                    .given
+                    .saturating_mul(limits::GIFTS_HOME_PER_ABROAD)
             };
             let key = (
                 rests || cx.slots.keeps_waiting(neighbour.peer, now),
                 slow,
-                waiting,
-                neighbour.given.saturating_mul(weight),
+                share,
                 on_the_way,
+                neighbour.given,
                 cx.rng.u32(..),
             );
             if best.is_none_or(|(least, _)| key < least) {
